@@ -1,0 +1,211 @@
+"""Every knob: YAML in, dotted overrides, one resolved file out.
+
+A recipe is a `Recipe`. Without its `study` section it is a `RunConfig`: what determines one run.
+Paper defaults are those of reference section 3 (arXiv 2310.05914, appendix A.1 and the authors' train.py).
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Knobs(BaseModel):
+    """A group of settings: unknown keys are errors, values are fixed once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class LoraConfig(Knobs):
+    """Low-rank adapters (arXiv 2106.09685)."""
+
+    r: int = Field(16, ge=1)
+    """Rank."""
+    alpha: float = Field(32.0, gt=0)
+    """Scaling numerator: the update is multiplied by alpha / r. Not the noise's alpha."""
+    dropout: float = Field(0.05, ge=0, lt=1)
+    """Dropout on the adapter's input."""
+    target_modules: str | list[str] = "all-linear"
+    """Names of the layers that get an adapter."""
+
+
+class ModelConfig(Knobs):
+    """The model that is fine-tuned."""
+
+    path: str = "microworld"
+    """A hub id, a folder with a Hugging Face checkpoint, or "microworld" for the embedded base."""
+    lora: LoraConfig | None = None
+    """Adapters; null trains all weights."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the weights."""
+    trust_remote_code: bool = False
+    """Whether code that comes with the checkpoint may run."""
+
+
+class DataConfig(Knobs):
+    """What the model is fine-tuned on and asked about."""
+
+    source: str = "microworld"
+    """A file (.jsonl .json .csv .parquet, also .gz), a folder of such files, a hub id, or "microworld"."""
+    format: Literal["auto", "alpaca", "conversations", "prompt_completion"] = "auto"
+    """How rows are read; "auto" looks at the field names."""
+    template: Literal["auto", "alpaca", "vicuna", "chat", "plain"] = "auto"
+    """Prompt template; "auto" takes the tokenizer's chat template where it has one, else alpaca."""
+    num_train: int | None = Field(None, ge=1)
+    """Training examples drawn by seed; null takes all that are left."""
+    num_heldout: int = Field(500, ge=1)
+    """Held-out examples: loss is watched and alpha is chosen on them."""
+    num_test: int = Field(300, ge=1)
+    """Test examples: the verdict is taken on them alone."""
+    seed: int = Field(0, ge=0)
+    """Seed of the draw; for the microworld, the seed of the world."""
+    max_length: int = Field(512, ge=8)
+    """Context in tokens (paper: 512); longer examples are truncated and counted."""
+    skip_bad: bool = False
+    """Skip and count broken rows instead of stopping at the first."""
+
+
+class TrainConfig(Knobs):
+    """How one run is trained."""
+
+    learning_rate: float = Field(5e-5, ge=0)
+    """Peak learning rate (paper: 5e-5)."""
+    epochs: float = Field(3.0, gt=0)
+    """Passes over the training data (paper: 3)."""
+    batch_size: int = Field(128, ge=1)
+    """Examples per optimiser step (paper: 128)."""
+    micro_batch_size: int | None = Field(None, ge=1)
+    """Examples per forward pass; null takes the smaller of batch_size and 16."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Learning-rate schedule after warm-up (paper: cosine to 0)."""
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    """Share of the steps spent warming up (paper: 0.03)."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW weight decay (paper: 0)."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradient clipping (paper: 1.0)."""
+    gradient_checkpointing: bool = False
+    """Recompute activations to save memory."""
+    evaluations: int = Field(8, ge=1)
+    """How often the clean losses are measured between start and end."""
+    num_clean_train: int = Field(100, ge=1)
+    """Training examples in the fixed sample on which the clean training loss is measured."""
+    num_clean_heldout: int = Field(200, ge=1)
+    """Held-out examples on which the clean held-out loss is measured while training."""
+    checkpoints: int = Field(0, ge=0)
+    """Checkpoints saved along the way, from which a killed run goes on; 0 starts a killed run anew."""
+    save_model: bool = False
+    """Keep the trained weights in the run folder."""
+
+
+class NoiseConfig(Knobs):
+    """The noise on the embeddings (arXiv 2310.05914, algorithm 1). Give alpha or nsr, not both."""
+
+    alpha: float | None = Field(None, ge=0)
+    """Noise scale; 0 is the baseline (paper: 5, 10 or 15)."""
+    nsr: float | None = Field(None, ge=0)
+    """RMS(noise) / RMS(embedding) instead: alpha is solved from the model and the mean document length."""
+    distribution: str = "uniform"
+    """A registered distribution."""
+    match: Literal["rms", "paper"] = "rms"
+    """"rms" compares distributions at the uniform's RMS; "paper" uses them unscaled."""
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> "NoiseConfig":
+        if self.alpha is not None and self.nsr is not None:
+            raise ValueError(
+                f"noise takes alpha or nsr, got both (alpha={self.alpha}, nsr={self.nsr}). Remove one of them."
+            )
+        return self
+
+    @property
+    def is_off(self) -> bool:
+        """Whether this is the no-noise baseline."""
+        return not (self.alpha or self.nsr)
+
+
+class EvaluateConfig(Knobs):
+    """What is asked of a trained model."""
+
+    parts: list[Literal["train", "heldout", "test"]] = ["train", "heldout", "test"]
+    """Parts that are generated and scored; "train" shows memorisation."""
+    num_train_prompts: int = Field(100, ge=1)
+    """Training prompts that are answered (the same for every run)."""
+    max_new_tokens: int = Field(256, ge=1)
+    """Longest answer in tokens."""
+    repetition_penalty: float = Field(1.0, gt=0)
+    """Paper: 1.2; 1.0 is off."""
+    batch_size: int = Field(64, ge=1)
+    """Prompts answered together."""
+    judge: str | None = None
+    """A registered judge ("facts" for the microworld); null compares without preferences."""
+
+
+class Control(Knobs):
+    """An arm that explains an effect and never wins."""
+
+    kind: Literal["equal_train_loss"] = "equal_train_loss"
+    """equal_train_loss: the baseline, stopped once its clean training loss is at or below the one its
+    noisy twin (same seed, same block) ended with."""
+    match: dict[str, Any] = Field(default_factory=dict)
+    """The scientific setting of the noisy twin, e.g. {noise.nsr: 0.6}."""
+
+
+class Decision(Knobs):
+    """The rule, written down before the runs, that turns intervals into a verdict."""
+
+    choose_by: str = "loss"
+    """Metric on the held-out part by which one alpha is chosen (a score, or "win_rate", "lc_win_rate")."""
+    judge_by: str = "loss"
+    """Metric on the test part by which the chosen alpha is judged."""
+    harm_by: list[str] = Field(default_factory=list)
+    """Metrics on the test part that must not get worse by more than their tolerance."""
+    harm_tolerance: dict[str, float] = Field(default_factory=dict)
+    """Largest acceptable worsening per harm metric, in the metric's unit; 0 where not given."""
+    min_effect: float = Field(0.0, ge=0)
+    """Smallest effect worth having, in the judged metric's unit."""
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    """Confidence of every interval."""
+
+
+class StudyConfig(Knobs):
+    """Which runs are made and how they are compared."""
+
+    scientific: dict[str, list[Any]] = Field(default_factory=lambda: {"noise.alpha": [0, 5]})
+    """Dotted knob -> values; their product is the arms. Exactly one combination must be noiseless."""
+    blocks: dict[str, list[Any]] = Field(default_factory=dict)
+    """Dotted knob -> values within which arms are compared, never across (worlds, models, data sets)."""
+    seeds: list[int] = Field(default_factory=lambda: [0, 1, 2], min_length=1)
+    """Seeds; arms with one seed share data order, dropout and adapter initialisation."""
+    controls: list[Control] = Field(default_factory=list)
+    """Control arms."""
+    decision: Decision = Decision()
+    """The rule for the verdict."""
+
+
+class RunConfig(Knobs):
+    """What determines one run."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    noise: NoiseConfig = NoiseConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    seed: int = Field(0, ge=0)
+    """Seed of data order, dropout and adapter initialisation; the noise has its own stream of it."""
+    stop_at_train_loss_of: str | None = None
+    """Run id whose final clean training loss stops this run (the equal-training-loss control)."""
+
+
+class Recipe(Knobs):
+    """One question, and all that is needed to answer it."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Names the study's folder."""
+    question: str = ""
+    """What the study asks, in a sentence; heads the report."""
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    noise: NoiseConfig = NoiseConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    study: StudyConfig = StudyConfig()

@@ -1,0 +1,1 @@
+"""One model: answers, losses and scores per example."""

@@ -1,0 +1,1 @@
+"""The noise in other people's trainers."""

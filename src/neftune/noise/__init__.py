@@ -1,0 +1,1 @@
+"""What is added: the noise itself. Needs torch alone."""
