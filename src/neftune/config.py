@@ -33,8 +33,10 @@ class ModelConfig(Knobs):
 
     path: str = "microworld"
     """A hub id, a folder with a Hugging Face checkpoint, or "microworld" for the embedded base."""
-    lora: LoraConfig | None = None
-    """Adapters; null trains all weights."""
+    adapter: Literal["none", "lora"] = "none"
+    """"none" trains all weights; "lora" trains low-rank adapters, set in `lora`."""
+    lora: LoraConfig = LoraConfig()
+    """The adapters, used when adapter is "lora"."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the weights."""
     trust_remote_code: bool = False
