@@ -4,9 +4,13 @@ A recipe is a `Recipe`. Without its `study` section it is a `RunConfig`: what de
 Paper defaults are those of reference section 3 (arXiv 2310.05914, appendix A.1 and the authors' train.py).
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+KnobValue = bool | int | float | str
+"""What one setting can be set to on an axis of a study."""
 
 
 class Knobs(BaseModel):
@@ -148,7 +152,7 @@ class Control(Knobs):
     kind: Literal["equal_train_loss"] = "equal_train_loss"
     """equal_train_loss: the baseline, stopped once its clean training loss is at or below the one its
     noisy twin (same seed, same block) ended with."""
-    match: dict[str, Any] = Field(default_factory=dict)
+    match: dict[str, KnobValue] = Field(default_factory=dict[str, KnobValue])
     """The scientific setting of the noisy twin, e.g. {noise.nsr: 0.6}."""
 
 
@@ -159,9 +163,9 @@ class Decision(Knobs):
     """Metric on the held-out part by which one alpha is chosen (a score, or "win_rate", "lc_win_rate")."""
     judge_by: str = "loss"
     """Metric on the test part by which the chosen alpha is judged."""
-    harm_by: list[str] = Field(default_factory=list)
+    harm_by: list[str] = Field(default_factory=list[str])
     """Metrics on the test part that must not get worse by more than their tolerance."""
-    harm_tolerance: dict[str, float] = Field(default_factory=dict)
+    harm_tolerance: dict[str, float] = Field(default_factory=dict[str, float])
     """Largest acceptable worsening per harm metric, in the metric's unit; 0 where not given."""
     min_effect: float = Field(0.0, ge=0)
     """Smallest effect worth having, in the judged metric's unit."""
@@ -172,13 +176,13 @@ class Decision(Knobs):
 class StudyConfig(Knobs):
     """Which runs are made and how they are compared."""
 
-    scientific: dict[str, list[Any]] = Field(default_factory=lambda: {"noise.alpha": [0, 5]})
+    scientific: dict[str, list[KnobValue]] = Field(default_factory=lambda: {"noise.alpha": [0, 5]})
     """Dotted knob -> values; their product is the arms. Exactly one combination must be noiseless."""
-    blocks: dict[str, list[Any]] = Field(default_factory=dict)
+    blocks: dict[str, list[KnobValue]] = Field(default_factory=dict[str, list[KnobValue]])
     """Dotted knob -> values within which arms are compared, never across (worlds, models, data sets)."""
     seeds: list[int] = Field(default_factory=lambda: [0, 1, 2], min_length=1)
     """Seeds; arms with one seed share data order, dropout and adapter initialisation."""
-    controls: list[Control] = Field(default_factory=list)
+    controls: list[Control] = Field(default_factory=list[Control])
     """Control arms."""
     decision: Decision = Decision()
     """The rule for the verdict."""
