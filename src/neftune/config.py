@@ -8,9 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-
-KnobValue = bool | int | float | str
-"""What one setting can be set to on an axis of a study."""
+KnobValue = bool | float | str
+"""What one setting can be set to on an axis of a study; whole numbers are read as numbers."""
 
 
 class Knobs(BaseModel):

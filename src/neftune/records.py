@@ -1,7 +1,7 @@
 """What the stages hand to each other: small frozen records, standard library only.
 
-    Example -> Document -> (training) -> HistoryPoint, RealisedNoise
-    Example -> Answer -> Scores -> RunRecord -> StudyResult -> (analysis, report)
+Example -> Document -> (training) -> HistoryPoint, RealisedNoise
+Example -> Answer -> Scores -> RunRecord -> StudyResult -> (analysis, report)
 """
 
 import hashlib

@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping
-
 from typing import Generic, TypeVar
 
 from neftune.errors import UnknownNameError

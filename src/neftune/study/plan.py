@@ -12,6 +12,9 @@ from neftune.registry import unknown_name
 
 Setting = Mapping[str, KnobValue]
 
+_LABELS = {"data.seed": "world", "model.path": "model", "data.source": "data"}
+"""Knobs whose last word would not say what an arm or a block is."""
+
 
 def make_plan(
     recipe: Recipe,
@@ -47,7 +50,9 @@ def make_plan(
 
 def setting_name(setting: Setting) -> str:
     """An arm's or a block's name: {"noise.nsr": 0.3} -> "nsr=0.3"."""
-    return ", ".join(f"{knob.rsplit('.', 1)[-1]}={_number(value)}" for knob, value in setting.items())
+    return ", ".join(
+        f"{_LABELS.get(knob, knob.rsplit('.', 1)[-1])}={_number(value)}" for knob, value in setting.items()
+    )
 
 
 class _Planner:

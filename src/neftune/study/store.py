@@ -1,17 +1,17 @@
 """Run folders on disk: a result appears atomically and last, and a run is claimed by one process.
 
-    ROOT/runs/<run id>/   config.json  progress.json  checkpoints/  model/  result.json | failure.json
-    ROOT/studies/<name>/  recipe.yaml  plan.json  report.html  summary.json
+ROOT/runs/<run id>/   config.json  progress.json  checkpoints/  model/  result.json | failure.json
+ROOT/studies/<name>/  recipe.yaml  plan.json  report.html  summary.json
 """
 
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import filelock
 
@@ -63,7 +63,7 @@ class Store:
         return (self.run_folder(run_id) / "result.json").is_file()
 
     @contextmanager
-    def claim(self, run_id: str) -> Iterator[None]:
+    def claim(self, run_id: str) -> Generator[None]:
         """Hold a run for this process; waits while another one holds it, and is released if that one dies."""
         folder = self.run_folder(run_id)
         try:
@@ -89,7 +89,9 @@ class Store:
         try:
             return run_record(read_json(path))
         except (KeyError, TypeError) as error:
-            raise StoreError(f"{path} must hold a run's result, got one without {error}. Delete it to run again.") from error
+            raise StoreError(
+                f"{path} must hold a run's result, got one without {error}. Delete it to run again."
+            ) from error
 
     def write_failure(self, failure: Failure) -> None:
         """Say why a run did not finish; the next start tries it again."""
@@ -181,7 +183,9 @@ def write_json(path: Path, value: object, *, durable: bool = True) -> None:
             Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise StoreError(f"{path} could not be written: {error.strerror}. Free some space or choose another --out.") from error
+        raise StoreError(
+            f"{path} could not be written: {error.strerror}. Free some space or choose another --out."
+        ) from error
 
 
 def read_json(path: Path) -> Any:
@@ -203,9 +207,9 @@ def _finite(value: object) -> Any:
     if isinstance(value, float):
         return value if value == value and value not in (float("inf"), float("-inf")) else None
     if isinstance(value, Mapping):
-        return {str(key): _finite(one) for key, one in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        return {str(key): _finite(one) for key, one in cast(Mapping[object, object], value).items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]  # pyright: ignore[reportUnknownVariableType]
+        return [_finite(one) for one in cast(Sequence[object], value)]
     return value
 
 

@@ -1,0 +1,120 @@
+"""`neftune VERB`: reads the arguments, calls the verb, turns errors into one message and an exit code."""
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+
+import neftune
+from neftune.errors import NeftuneError
+
+DESCRIPTION = """\
+Adds the NEFTune noise (arXiv 2310.05914) exactly, and says with evidence whether it helps your model on your data."""
+
+EPILOG = """\
+Start here:
+  neftune study recipes/quickstart.yaml       the whole experiment on an embedded small world, offline, in minutes
+  neftune study recipes/alpaca-small.yaml --model.path MODEL --data.source FILE
+                                              the same question for your model and data
+In your own training script:
+  handle = neftune.attach(model, alpha=5)     or  Trainer(..., callbacks=[neftune.NoiseCallback(alpha=5)])
+
+Exit codes: 0 done, 1 the work failed, 2 the input is wrong."""
+
+VERBS = {"list": "show"}
+"""Verbs whose function has another name."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    parser = _parser()
+    options, knobs = parser.parse_known_args(arguments)
+    if knobs and not options.takes_knobs:
+        parser.error(f"{options.verb} takes no {knobs[0]!r}. `neftune {options.verb} --help` lists its options.")
+    try:
+        run: Callable[[argparse.Namespace, list[str]], int] = getattr(
+            import_module("neftune.cli.verbs"), VERBS.get(options.verb, options.verb)
+        )
+        return run(options, knobs)
+    except NeftuneError as error:
+        if options.debug:
+            traceback.print_exc()
+        _say(f"error: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        _say("stopped. What is finished is kept; the same command goes on from there.")
+        return 130
+    except BrokenPipeError:
+        return 141
+    except Exception as error:
+        if options.debug:
+            raise
+        _say(
+            f"error: {type(error).__name__}: {error}\n(not an error we foresaw: --debug shows where; please report it)"
+        )
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("neftune", description=DESCRIPTION, epilog=EPILOG, formatter_class=plain)
+    parser.add_argument("--version", action="version", version=f"neftune {neftune.__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(
+        name: str, help: str, *, knobs: bool = False, module: str = "neftune.cli.verbs"
+    ) -> argparse.ArgumentParser:
+        one = verbs.add_parser(name, help=help, description=help, add_help=not knobs)
+        one.set_defaults(takes_knobs=knobs)
+        one.add_argument(
+            "--out", type=Path, default=Path("neftune-runs"), help="folder of all runs (default: %(default)s)"
+        )
+        one.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        if knobs:
+            one.add_argument("recipe", type=Path, nargs="?", help="a recipe (YAML)")
+            one.add_argument("-h", "--help", action="store_true", help="show this, and every setting of the recipe")
+            one.add_argument("--skip-bad", action="store_true", help="skip and count broken rows of the data")
+            one.add_argument("--threads", type=_positive, default=1, help="CPU threads per run (default: 1)")
+        return one
+
+    study = verb(
+        "study", "Train baseline and noisy arms as pairs over seeds, evaluate, and write the verdict.", knobs=True
+    )
+    study.add_argument("--workers", type=_positive, help="runs at a time (default: cores / threads)")
+    train = verb("train", "Train one run of a recipe and keep its weights.", knobs=True)
+    train.add_argument("--folder", type=Path, help="where the trained run goes (default: OUT/trained/NAME)")
+    evaluate = verb("evaluate", "Evaluate a trained run, or any checkpoint, noise off.", knobs=True)
+    evaluate.add_argument("--run", type=Path, help="a folder made by `neftune train`, in place of a recipe")
+    compare = verb("compare", "Compare two evaluated runs, or two output files, prompt by prompt.")
+    compare.add_argument("baseline", type=Path, help="a run folder, or a JSON/JSONL file of {instruction, output}")
+    compare.add_argument("other", type=Path, help="the same, for what is compared with it")
+    compare.add_argument("--json", action="store_true", help="print JSON")
+    report = verb("report", "Write the report of a study again, also of one that is still running.")
+    report.add_argument("study", help="the study's name, or its folder")
+    shown = verb("list", "List studies and runs, or what can be named in a recipe.")
+    shown.add_argument("what", nargs="?", default="studies", help="studies, runs, or a registry (default: studies)")
+    shown.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def verb_help(verb: str) -> str:
+    """The help of a verb's own options."""
+    actions = [one for one in _parser()._actions if isinstance(one, argparse._SubParsersAction)]
+    return actions[0].choices[verb].format_help()
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {text}")
+    return number
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""What the terminal shows while runs are performed."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from neftune.records import PlannedRun
+from neftune.study.executors import Status
+from neftune.study.store import Store
+
+_BAR = 30
+
+
+class Progress:
+    """Shows runs done, running and failed, live losses and the expected end.
+
+    On a terminal a table that refreshes; elsewhere one line for every run that starts, ends or fails.
+
+    Args:
+        store: Where runs write their progress.
+        workers: Runs at a time, for the expected end.
+    """
+
+    def __init__(self, store: Store, workers: int) -> None:
+        self.store = store
+        self.workers = workers
+        self.console = Console(stderr=True)
+        self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
+        self.started = time.time()
+        self.done_before: int | None = None
+        self.told: set[str] = set()
+
+    def __enter__(self) -> "Progress":
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.live:
+            self.live.stop()
+
+    def __call__(self, status: Status) -> None:
+        """Show where the runs stand."""
+        if self.done_before is None:
+            self.done_before = len(status.done)
+            if self.done_before:
+                self.console.print(f"{self.done_before} runs were done before and are kept.", highlight=False)
+        if self.live:
+            self.live.update(self._table(status), refresh=True)
+        else:
+            self._lines(status)
+
+    def _table(self, status: Status) -> Table:
+        total = len(status.waiting) + len(status.running) + len(status.done) + len(status.failed)
+        filled = round(_BAR * len(status.done) / max(total, 1))
+        table = Table.grid(padding=(0, 2))
+        failed = f", [red]{len(status.failed)} failed[/]" if status.failed else ""
+        table.add_row(
+            f"[green]{'━' * filled}[/][dim]{'━' * (_BAR - filled)}[/]",
+            f"{len(status.done)}/{total} runs{failed}",
+            f"{_clock(time.time() - self.started)} gone, {self._remaining(status)}",
+        )
+        for run in status.running:
+            values = self.store.read_progress(run.run_id)
+            table.add_row(f"  {_name(run)}", _stage(values), _loss(values), style="dim")
+        return table
+
+    def _lines(self, status: Status) -> None:
+        total = len(status.waiting) + len(status.running) + len(status.done) + len(status.failed)
+        for run in [*status.done[self.done_before or 0 :], *status.running]:
+            state = "running" if run in status.running else "done"
+            key = f"{run.run_id} {state}"
+            if key not in self.told:
+                self.told.add(key)
+                count = f"[{len(status.done)}/{total}]"
+                end = f"  {self._remaining(status)}" if state == "done" else ""
+                print(f"{count:>9} {state:<7} {_name(run)}{end}", file=sys.stderr, flush=True)  # noqa: T201
+        for run_id, failure in status.failed.items():
+            if run_id not in self.told:
+                self.told.add(run_id)
+                print(f"  failed  {run_id}: {failure.message}", file=sys.stderr, flush=True)  # noqa: T201
+
+    def _remaining(self, status: Status) -> str:
+        finished = len(status.done) - (self.done_before or 0)
+        left = len(status.waiting) + len(status.running)
+        if not finished:
+            return "end not known yet"
+        pace = (time.time() - self.started) / finished
+        return f"about {_clock(pace * max(left - len(status.running) / 2, 0))} left"
+
+
+def _name(run: PlannedRun) -> str:
+    return f"{run.block + ' ' if run.block else ''}{run.arm} seed={run.seed}"
+
+
+def _stage(values: dict[str, Any]) -> str:
+    if "num_steps" in values and "step" in values:
+        return f"{values.get('stage')} {values['step']}/{values['num_steps']}"
+    return str(values.get("stage", "starting"))
+
+
+def _loss(values: dict[str, Any]) -> str:
+    return f"loss {values['loss']:.3f}" if isinstance(values.get("loss"), float) else ""
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

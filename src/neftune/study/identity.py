@@ -1,0 +1,94 @@
+"""What makes two runs the same run: the code, the libraries, the weights they start from, the examples they read."""
+
+import functools
+import hashlib
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+import neftune
+from neftune.config import DataConfig, RunConfig
+
+DETERMINING = ("noise", "integrations", "data", "training", "evaluation", "records.py", "config.py", "study/run.py")
+"""Code that a run's result depends on; analysis and report can change without training anything again."""
+
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "tokenizers")
+"""Libraries that a run's result depends on."""
+
+_SAMPLE_BYTES = 1 << 20
+
+
+@functools.cache
+def code_version() -> str:
+    """Hash of the determining code and library versions."""
+    digest = hashlib.sha256()
+    root = Path(neftune.__file__).parent
+    for name in DETERMINING:
+        path = root / name
+        files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+        for file in files:
+            digest.update(f"{file.relative_to(root).as_posix()}\0".encode() + file.read_bytes())
+    for library in LIBRARIES:
+        digest.update(f"{library} {importlib.metadata.version(library)}".encode())
+    return digest.hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Libraries, code and machine, for the report."""
+    known = {library: importlib.metadata.version(library) for library in (*LIBRARIES, "numpy")}
+    return {
+        "neftune": neftune.__version__,
+        "code": code_version(),
+        **known,
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+    }
+
+
+def model_fingerprint(run: RunConfig) -> str:
+    """Hash of the weights a run starts from.
+
+    A folder is hashed by its files' names, sizes and first and last MiB; a hub id is taken by name; the microworld's
+    base follows from the world's seed and the code.
+    """
+    path = Path(run.model.path)
+    if run.model.path == "microworld":
+        return f"microworld {run.data.seed}"
+    if not path.is_dir():
+        return run.model.path
+    return _folder_hash(path.resolve(), _state(path))
+
+
+def data_fingerprint(data: DataConfig) -> str:
+    """Hash of the examples a data configuration gives; reads them, so that bad data is found before any run.
+
+    Raises:
+        DataError: The data cannot be read, or holds too little.
+    """
+    return _data_fingerprint(data.model_dump_json())
+
+
+@functools.cache
+def _data_fingerprint(data: str) -> str:
+    from neftune.data.datasets import load_data
+
+    return load_data(DataConfig.model_validate_json(data)).fingerprint
+
+
+def _state(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    return tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+
+
+@functools.cache
+def _folder_hash(folder: Path, state: tuple[tuple[str, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for name, size, _ in state:
+        digest.update(f"{name}\0{size}\0".encode())
+        with (folder / name).open("rb") as file:
+            digest.update(file.read(_SAMPLE_BYTES))
+            if size > _SAMPLE_BYTES:
+                file.seek(-_SAMPLE_BYTES, os.SEEK_END)
+                digest.update(file.read())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,234 @@
+"""One run from its settings to its record: data, model, fine-tuning with noise, evaluation with the noise off."""
+
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neftune.config import DataConfig, RunConfig
+from neftune.errors import ModelError
+from neftune.records import DataSet, Document, HistoryPoint, Part, RunRecord, content_hash
+from neftune.study.identity import versions
+
+if TYPE_CHECKING:
+    from neftune.training.finetune import Finetuned
+    from neftune.training.models import LoadedModel
+
+Report = Callable[[Mapping[str, Any]], None]
+"""Told where the run stands: stage, step, num_steps, loss."""
+
+
+@dataclass
+class Trained:
+    """A fine-tuned model in memory, with what evaluation and the record need."""
+
+    loaded: "LoadedModel"
+    data: DataSet
+    finetuned: "Finetuned"
+    alpha: float
+    counts: dict[str, int]
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+
+
+def train_run(
+    config: RunConfig,
+    folder: Path,
+    *,
+    stop_at_clean_train_loss: float | None = None,
+    report: Report = lambda _: None,
+) -> Trained:
+    """Fine-tune one model as its settings say.
+
+    Args:
+        config: What determines the run.
+        folder: Where checkpoints and, if asked, the weights are kept.
+        stop_at_clean_train_loss: Stop once the clean training loss is at or below this, in nats per token.
+        report: Told where the run stands.
+
+    Raises:
+        DataError, ModelError: What was given cannot be used.
+        DivergedError: The loss became NaN or infinite.
+        NoiseError: The noise did not reach the model.
+    """
+    from neftune.training.finetune import FinetuneSettings, finetune
+    from neftune.training.models import load_model
+
+    seconds: dict[str, float] = {}
+    report({"stage": "loading"})
+    with _timed(seconds, "loading"):
+        data = _data(config.data.model_dump_json())
+        loaded = load_model(config.model, config.data, seed=config.seed)
+        documents, counts = _documents(data, loaded, config)
+    alpha = _alpha(config, loaded.model, documents["train"])
+    settings = FinetuneSettings(
+        train=config.train,
+        noise=config.noise,
+        alpha=alpha,
+        seed=config.seed,
+        folder=folder,
+        probes=_probes(loaded.model, documents, config),
+        stop_at_clean_train_loss=stop_at_clean_train_loss,
+        on_progress=lambda progress: report(
+            {"stage": "training", "step": progress.step, "num_steps": progress.num_steps, **progress.values}
+        ),
+    )
+    with _timed(seconds, "training"):
+        finetuned = finetune(loaded.model, loaded.tokenizer, documents["train"], settings=settings)
+    if config.train.save_model:
+        loaded.model.save_pretrained(folder / "model")
+        loaded.tokenizer.save_pretrained(folder / "model")
+    return Trained(loaded, data, finetuned, alpha, {**counts, **finetuned.counts}, seconds)
+
+
+def run_one(
+    run_id: str,
+    config: RunConfig,
+    folder: Path,
+    *,
+    stop_at_clean_train_loss: float | None = None,
+    report: Report = lambda _: None,
+) -> RunRecord:
+    """Train, evaluate and record one run; arguments and errors as `train_run`."""
+    trained = train_run(config, folder, stop_at_clean_train_loss=stop_at_clean_train_loss, report=report)
+    record = training_record(run_id, config, trained)
+    return evaluated(record, trained.loaded, trained.data, config, report=report)
+
+
+def training_record(run_id: str, config: RunConfig, trained: Trained) -> RunRecord:
+    """What training a run gave, before anything is asked of the model."""
+    return RunRecord(
+        run_id=run_id,
+        config=config.model_dump(mode="json"),
+        history=trained.finetuned.history,
+        noise=trained.finetuned.noise if trained.alpha > 0 else None,
+        alpha=trained.alpha,
+        counts=trained.counts,
+        answers={},
+        scores={},
+        versions=versions(),
+        seconds=trained.seconds,
+        data_fingerprint=trained.data.fingerprint,
+    )
+
+
+def evaluated(
+    record: RunRecord, loaded: "LoadedModel", data: DataSet, config: RunConfig, *, report: Report = lambda _: None
+) -> RunRecord:
+    """A run's record with answers and scores of its model, noise off."""
+    from neftune.evaluation.evaluate import evaluate_model
+
+    seconds = dict(record.seconds)
+    report({"stage": "evaluating"})
+    with _timed(seconds, "evaluation"):
+        evaluation = evaluate_model(loaded.model, loaded.tokenizer, data, config)
+    asked = {one for scores in evaluation.scores.values() for one in scores.example_ids}
+    tags = {one.id: one.tags for part in data.parts.values() for one in part if one.id in asked and one.tags}
+    return replace(record, answers=evaluation.answers, scores=evaluation.scores, seconds=seconds, tags=tags)
+
+
+def evaluate_checkpoint(config: RunConfig, *, report: Report = lambda _: None) -> RunRecord:
+    """The record of a model that is evaluated as it is, without training.
+
+    Raises:
+        DataError, ModelError: What was given cannot be used.
+    """
+    from neftune.training.models import load_model
+
+    report({"stage": "loading"})
+    data = _data(config.data.model_dump_json())
+    loaded = load_model(config.model, config.data, seed=config.seed)
+    record = RunRecord(
+        run_id=content_hash(config.model_dump(mode="json")),
+        config=config.model_dump(mode="json"),
+        history=(),
+        noise=None,
+        alpha=0.0,
+        counts=data.counts,
+        answers={},
+        scores={},
+        versions=versions(),
+        seconds={},
+        data_fingerprint=data.fingerprint,
+    )
+    return evaluated(record, loaded, data, config, report=report)
+
+
+def final_clean_train_loss(history: tuple[HistoryPoint, ...]) -> float:
+    """The last clean training loss of a run, in nats per token.
+
+    Raises:
+        ModelError: It was never measured.
+    """
+    for point in reversed(history):
+        if "clean_train_loss" in point.values:
+            return point.values["clean_train_loss"]
+    raise ModelError("a run to be matched needs a clean training loss, got a history without one.")
+
+
+@lru_cache(maxsize=4)
+def _data(config: str) -> DataSet:
+    from neftune.data.datasets import load_data
+
+    return load_data(DataConfig.model_validate_json(config))
+
+
+def _documents(
+    data: DataSet, loaded: "LoadedModel", config: RunConfig
+) -> tuple[dict[Part, tuple[Document, ...]], dict[str, int]]:
+    """Documents to train on and to watch the clean losses on, and what was counted on the way."""
+    from neftune.data.batches import tokenise
+    from neftune.data.prompts import resolve_template
+
+    template = resolve_template(config.data.template, loaded.tokenizer)
+    counts = dict(data.counts)
+    documents: dict[Part, tuple[Document, ...]] = {}
+    for part in ("train", "heldout"):
+        tokenised = tokenise(data.parts[part], loaded.tokenizer, template=template, max_length=config.data.max_length)
+        documents[part] = tokenised.documents
+        counts |= {f"{part}_{name}": number for name, number in tokenised.counts.items()}
+        counts[f"{part}_documents"] = len(tokenised.documents)
+    counts["train_tokens"] = sum(len(document.input_ids) for document in documents["train"])
+    return documents, counts
+
+
+def _alpha(config: RunConfig, model: Any, documents: tuple[Document, ...]) -> float:
+    """The alpha asked for, or the one that gives the noise-to-signal ratio at the mean document length."""
+    if config.noise.nsr is None:
+        return config.noise.alpha or 0.0
+    if config.noise.nsr == 0:
+        return 0.0
+    from neftune.noise.ratio import alpha_for
+
+    length = sum(len(document.input_ids) for document in documents) / len(documents)
+    return alpha_for(model, nsr=config.noise.nsr, length=length)
+
+
+def _probes(
+    model: Any, documents: Mapping[Part, tuple[Document, ...]], config: RunConfig
+) -> dict[str, Callable[[], float]]:
+    """The clean losses that are watched: mean over documents of the mean loss per response token, in nats."""
+    from neftune.evaluation.losses import example_losses
+
+    watched = {
+        "clean_train_loss": documents["train"][: config.train.num_clean_train],
+        "clean_heldout_loss": documents["heldout"][: config.train.num_clean_heldout],
+    }
+
+    def probe(part: tuple[Document, ...]) -> Callable[[], float]:
+        def measure() -> float:
+            losses = example_losses(model, part)
+            return sum(losses) / len(losses)
+
+        return measure
+
+    return {name: probe(part) for name, part in watched.items()}
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Generator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[stage] = round(time.perf_counter() - start, 3)

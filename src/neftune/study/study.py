@@ -1,0 +1,57 @@
+"""A whole study: plan, perform, read back."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from neftune.config import Recipe
+from neftune.errors import StoreError
+from neftune.recipe import write_recipe
+from neftune.records import PlannedRun, StudyResult
+from neftune.study.executors import Status, executors
+from neftune.study.identity import code_version, data_fingerprint, model_fingerprint
+from neftune.study.plan import make_plan
+from neftune.study.store import Store
+
+
+def plan_study(recipe: Recipe) -> tuple[PlannedRun, ...]:
+    """Every run of a recipe; reads the data, so that what is wrong with it is found before any run."""
+    return make_plan(
+        recipe,
+        data_fingerprint=data_fingerprint,
+        model_fingerprint=model_fingerprint,
+        code_version=code_version(),
+    )
+
+
+def run_study(
+    recipe: Recipe,
+    *,
+    root: Path,
+    workers: int,
+    threads: int = 1,
+    watch: Callable[[Status], None] = lambda _: None,
+) -> StudyResult:
+    """Perform what is not yet done of a study, and return all of it.
+
+    Args:
+        recipe: The study.
+        root: Folder of all runs and studies.
+        workers: Runs at a time.
+        threads: CPU threads per run.
+        watch: Told where the runs stand.
+
+    Raises:
+        ConfigError, DataError: The recipe or its data is wrong.
+        StoreError: The plan cannot be written.
+    """
+    store = Store(root)
+    planned = plan_study(recipe)
+    store.write_study(recipe.name, recipe.model_dump(mode="json"), planned)
+    folder = store.study_folder(recipe.name)
+    try:
+        write_recipe(recipe, folder / "recipe.yaml")
+    except OSError as error:
+        raise StoreError(f"{folder} could not be written: {error.strerror}.") from error
+    status = executors["local"](store, planned, workers=workers, threads=threads, watch=watch)
+    result = store.read_study(recipe.name)
+    return StudyResult(result.recipe, result.planned, result.records, {**result.failures, **status.failed})

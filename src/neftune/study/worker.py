@@ -1,0 +1,123 @@
+"""What a worker process does with one planned run: claim it, do it, store its result or why it failed."""
+
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from neftune.config import RunConfig
+from neftune.errors import NeftuneError, StoreError
+from neftune.records import Failure, PlannedRun
+from neftune.study.store import Store
+
+_SECONDS_BETWEEN_REPORTS = 0.5
+
+
+def perform(root: Path, planned: PlannedRun) -> Failure | None:
+    """Do one run unless its result is there already; returns why it failed, or None.
+
+    A run that another process holds is waited for, and then found done. An error of ours becomes a failure with its
+    message; any other error too, with its traceback in the run's log.
+    """
+    store = Store(root)
+    try:
+        with store.claim(planned.run_id):
+            if store.is_done(planned.run_id):
+                return None
+            with _output_to(store.run_folder(planned.run_id) / "log.txt"):
+                return _attempt(store, planned)
+    except NeftuneError as error:
+        return Failure(planned.run_id, type(error).__name__, str(error))
+
+
+def start_worker(threads: int) -> None:
+    """Prepare a worker process: its threads, and its end when the driver's end comes.
+
+    Args:
+        threads: CPU threads a run computes with; results are bit-identical for equal numbers.
+    """
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _attempt(store: Store, planned: PlannedRun) -> Failure | None:
+    from neftune.study.run import final_clean_train_loss, run_one
+
+    folder = store.run_folder(planned.run_id)
+    started = time.time()
+    last = 0.0
+
+    def report(values: Mapping[str, Any]) -> None:
+        nonlocal last
+        if time.time() - last > _SECONDS_BETWEEN_REPORTS or "step" not in values:
+            last = time.time()
+            store.write_progress(planned.run_id, {**values, "started": started, "at": last})
+
+    try:
+        report({"stage": "starting"})
+        matched = store.read_result(planned.after) if planned.after else None
+        record = run_one(
+            planned.run_id,
+            RunConfig.model_validate(planned.config),
+            folder,
+            stop_at_clean_train_loss=final_clean_train_loss(matched.history) if matched else None,
+            report=report,
+        )
+        store.write_result(record)
+        report({"stage": "done"})
+        return None
+    except Exception as error:
+        traceback.print_exc()
+        failure = Failure(planned.run_id, type(error).__name__, _message(error, folder))
+        if not isinstance(error, StoreError):
+            store.write_failure(failure)
+        return failure
+
+
+def _message(error: Exception, folder: Path) -> str:
+    if isinstance(error, NeftuneError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename or folder}."
+    first = str(error).strip().splitlines() or ["no message"]
+    return f"{type(error).__name__}: {first[0]} (traceback in {folder / 'log.txt'})"
+
+
+@contextmanager
+def _output_to(path: Path) -> Generator[None]:
+    """Send what libraries print to the run's log, so that the terminal shows progress only."""
+    try:
+        log = path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"{path} could not be written: {error.strerror}. Choose another --out.") from error
+    with log:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        saved = os.dup(1), os.dup(2)
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for descriptor, original in zip((1, 2), saved, strict=True):
+                os.dup2(original, descriptor)
+                os.close(original)
+
+
+def _die_with(parent: int) -> None:
+    """End this process once its parent is gone: a killed driver leaves no worker behind."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
