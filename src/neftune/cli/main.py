@@ -79,9 +79,7 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument("--threads", type=_positive, default=1, help="CPU threads per run (default: 1)")
         return one
 
-    study = verb(
-        "study", "Train baseline and noisy arms as pairs over seeds, evaluate, and write the verdict.", knobs=True
-    )
+    study = verb("study", "Train baseline and noisy arms as pairs over seeds, evaluate, write the verdict.", knobs=True)
     study.add_argument("--workers", type=_positive, help="runs at a time (default: cores / threads)")
     train = verb("train", "Train one run of a recipe and keep its weights.", knobs=True)
     train.add_argument("--folder", type=Path, help="where the trained run goes (default: OUT/trained/NAME)")

@@ -1,0 +1,117 @@
+"""A recipe's runs: complete, paired, named by what determines them."""
+
+from typing import Any
+
+import pytest
+from neftune.config import DataConfig, Recipe, RunConfig
+from neftune.errors import ConfigError
+from neftune.recipe import validate
+from neftune.records import PlannedRun
+from neftune.study.plan import make_plan, setting_name
+
+
+def plan(study: dict[str, Any], *, code: str = "c", **sections: Any) -> tuple[PlannedRun, ...]:
+    recipe = validate(Recipe, {"name": "r", "study": study, **sections}, source="test")
+    return make_plan(recipe, data_fingerprint=_data, model_fingerprint=_model, code_version=code)
+
+
+def _data(data: DataConfig) -> str:
+    return f"{data.source}{data.seed}{data.num_train}"
+
+
+def _model(run: RunConfig) -> str:
+    return run.model.path
+
+
+def test_every_arm_block_and_seed_is_planned_once():
+    runs = plan({"scientific": {"noise.nsr": [0, 0.3]}, "blocks": {"data.seed": [0, 1]}, "seeds": [0, 1, 2]})
+    labels = [(run.block, run.arm, run.seed) for run in runs]
+    assert len(set(labels)) == len(labels) == 12
+    assert {run.arm for run in runs} == {"baseline", "nsr=0.3"}
+    assert {run.block for run in runs} == {"world=0", "world=1"}
+    assert len({run.run_id for run in runs}) == 12
+
+
+def test_first_runs_come_from_different_blocks():
+    runs = plan({"scientific": {"noise.nsr": [0, 0.3]}, "blocks": {"data.seed": [0, 1]}})
+    assert {runs[0].block, runs[1].block} == {"world=0", "world=1"}
+
+
+def test_every_way_to_say_no_noise_is_one_baseline():
+    by_alpha = plan({"scientific": {"noise.alpha": [0, 5]}, "seeds": [0]})
+    by_ratio = plan({"scientific": {"noise.nsr": [0, 0.3]}, "seeds": [0]}, noise={"distribution": "gaussian"})
+    assert by_alpha[0].is_baseline
+    assert by_ratio[0].run_id == by_alpha[0].run_id
+    assert by_ratio[1].run_id != by_alpha[1].run_id
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"train": {"learning_rate": 1e-3}},
+        {"data": {"num_train": 7}},
+        {"model": {"path": "other"}},
+        {"evaluate": {"max_new_tokens": 9}},
+    ],
+)
+def test_what_determines_a_result_changes_its_id(change: dict[str, Any]):
+    study = {"scientific": {"noise.alpha": [0]}, "seeds": [0]}
+    assert plan(study)[0].run_id != plan(study, **change)[0].run_id
+
+
+def test_code_and_data_are_part_of_the_id():
+    study = {"scientific": {"noise.alpha": [0]}, "seeds": [0]}
+    assert plan(study)[0].run_id != plan(study, code="d")[0].run_id
+    recipe = validate(Recipe, {"name": "r", "study": study}, source="test")
+    other = make_plan(recipe, data_fingerprint=lambda _: "x", model_fingerprint=_model, code_version="c")
+    assert plan(study)[0].run_id != other[0].run_id
+
+
+def test_names_and_questions_are_not_part_of_the_id():
+    study = {"scientific": {"noise.alpha": [0]}, "seeds": [0]}
+    renamed = validate(Recipe, {"name": "s", "question": "why?", "study": study}, source="test")
+    other = make_plan(renamed, data_fingerprint=_data, model_fingerprint=_model, code_version="c")
+    assert plan(study)[0].run_id == other[0].run_id
+
+
+def test_control_waits_for_its_noisy_twin_of_the_same_seed_and_block():
+    runs = plan(
+        {
+            "scientific": {"noise.nsr": [0, 0.6]},
+            "blocks": {"data.seed": [0, 1]},
+            "seeds": [0, 1],
+            "controls": [{"kind": "equal_train_loss", "match": {"noise.nsr": 0.6}}],
+        }
+    )
+    controls = [run for run in runs if run.is_control]
+    by_id = {run.run_id: run for run in runs}
+    assert len(controls) == 4
+    for control in controls:
+        twin = by_id[control.after or ""]
+        assert (twin.block, twin.seed, twin.arm) == (control.block, control.seed, "nsr=0.6")
+        assert control.config["noise"]["alpha"] == 0
+        assert control.config["stop_at_train_loss_of"] == twin.run_id
+        assert not control.is_baseline
+
+
+@pytest.mark.parametrize(
+    ("study", "message"),
+    [
+        ({"scientific": {"noise.alfa": [0, 5]}}, r"'noise\.alfa'.*Did you mean 'noise\.alpha'"),
+        ({"scientific": {"noise.alpha": [5, 15]}}, "exactly one arm without noise.*got 0 of 2"),
+        ({"scientific": {"noise.alpha": [0, 5], "train.epochs": [1, 2]}}, "exactly one arm without noise.*got 2 of 4"),
+        ({"scientific": {"noise.alpha": [0, 5, 5]}}, "different values"),
+        ({"scientific": {"noise.alpha": [0, -5]}}, "greater than or equal to 0, got -5"),
+        ({"seeds": [0, 0]}, "seeds must differ"),
+        ({"controls": [{"match": {"noise.alpha": 9}}]}, "must be one of the arms"),
+        ({"controls": [{"match": {"noise.alpha": 0}}]}, "must match a noisy arm"),
+    ],
+)
+def test_a_wrong_study_is_refused_with_its_reason(study: dict[str, Any], message: str):
+    with pytest.raises(ConfigError, match=message):
+        plan(study)
+
+
+def test_setting_names_are_short_and_exact():
+    assert setting_name({"noise.nsr": 0.3, "train.epochs": 2.0}) == "nsr=0.3, epochs=2"
+    assert setting_name({}) == ""
