@@ -1,0 +1,134 @@
+"""A study performed for real on a tiny checkpoint: whole, resumable, and clear about what fails."""
+
+import json
+import math
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from neftune.config import Recipe
+from neftune.recipe import validate
+from neftune.records import StudyResult
+from neftune.study.executors import Status
+from neftune.study.store import Store
+from neftune.study.study import run_study
+
+from tests.tiny import make_recipe
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    return validate(Recipe, make_recipe(tmp_path_factory.mktemp("tiny")), source="test")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyResult]:
+    root = tmp_path_factory.mktemp("runs")
+    return root, run_study(recipe, root=root, workers=2)
+
+
+def numbers(root: Path) -> dict[str, Any]:
+    """What runs found, without what depends on the clock."""
+    found = {}
+    for path in sorted(root.glob("runs/*/result.json")):
+        values = json.loads(path.read_text())
+        found[path.parent.name] = {key: values[key] for key in ("history", "answers", "scores", "noise", "alpha")}
+    return found
+
+
+def test_every_planned_run_is_done_and_paired(undisturbed: tuple[Path, StudyResult]):
+    _, result = undisturbed
+    assert len(result.records) == len(result.planned) == 4
+    assert not result.failures
+    for run in result.planned:
+        record = result.records[run.run_id]
+        assert (record.noise is None) == run.is_baseline
+        assert set(record.scores) == {"train", "heldout", "test"}
+        assert len(record.scores["test"].example_ids) == 16
+        assert all(math.isfinite(one) for one in record.scores["test"].values["loss"])
+    noisy = [result.records[run.run_id] for run in result.planned if not run.is_baseline]
+    for record in noisy:
+        assert record.noise
+        assert record.noise.alpha_mean == pytest.approx(5, rel=0.05)
+
+
+def test_arms_of_a_seed_start_alike_and_seeds_differ(undisturbed: tuple[Path, StudyResult]):
+    _, result = undisturbed
+    start = {
+        (run.arm, run.seed): result.records[run.run_id].history[0].values["clean_heldout_loss"]
+        for run in result.planned
+    }
+    assert start["baseline", 0] == start["alpha=5", 0]
+    last = {(run.arm, run.seed): result.records[run.run_id].history[-1].values for run in result.planned}
+    assert last["baseline", 0] != last["alpha=5", 0]
+    assert last["baseline", 0] != last["baseline", 1]
+
+
+def test_what_is_done_is_not_done_again(recipe: Recipe, undisturbed: tuple[Path, StudyResult]):
+    root, _ = undisturbed
+    before = {path: path.stat().st_mtime_ns for path in root.glob("runs/*/result.json")}
+    seen: list[Status] = []
+    run_study(recipe, root=root, workers=2, watch=seen.append)
+    assert {path: path.stat().st_mtime_ns for path in root.glob("runs/*/result.json")} == before
+    assert len(seen) == 1
+
+
+def test_a_killed_worker_costs_an_attempt_and_no_result(
+    recipe: Recipe, undisturbed: tuple[Path, StudyResult], tmp_path: Path
+):
+    killed: list[int] = []
+
+    def kill_once(status: Status) -> None:
+        if status.running and not killed and any(tmp_path.glob("runs/*/progress.json")):
+            for child in multiprocessing.active_children():
+                killed.append(child.pid or 0)
+                child.kill()
+
+    result = run_study(recipe, root=tmp_path, workers=2, watch=kill_once)
+    assert killed
+    assert not result.failures
+    assert numbers(tmp_path) == numbers(undisturbed[0])
+
+
+def test_a_run_that_diverges_fails_alone_and_says_why(recipe: Recipe, tmp_path: Path):
+    axes = {"noise.alpha": [0.0, 1e38]}
+    study = recipe.study.model_copy(update={"scientific": axes, "seeds": [0]})
+    result = run_study(recipe.model_copy(update={"study": study}), root=tmp_path, workers=1)
+    (failure,) = result.failures.values()
+    assert failure.error == "DivergedError"
+    assert len(result.records) == 1
+    again = Store(tmp_path).read_study("tiny")
+    assert set(again.failures) == set(result.failures)
+
+
+def test_killed_at_random_moments_equals_undisturbed(
+    recipe: Recipe, undisturbed: tuple[Path, StudyResult], tmp_path: Path
+):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    command = [sys.executable, "-m", "neftune.cli.main", "study", str(path), "--out", str(tmp_path / "out"), "--workers", "1"]
+    rng = random.Random(0)
+    stamps: dict[Path, int] = {}
+    for _ in range(3):
+        driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(rng.uniform(4, 14))
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+        for file, stamp in stamps.items():
+            assert file.stat().st_mtime_ns == stamp, "nothing finished is done twice"
+        stamps = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("runs/*/result.json")}
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "100"})
+    assert done.returncode == 0, done.stderr
+    for file, stamp in stamps.items():
+        assert file.stat().st_mtime_ns == stamp
+    assert numbers(tmp_path / "out") == numbers(undisturbed[0])
