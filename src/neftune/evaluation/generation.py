@@ -1,0 +1,188 @@
+"""Greedy answers to many prompts, through transformers' own `generate`."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from neftune.data.batches import encode_prompt
+from neftune.errors import DataError, ModelError
+from neftune.evaluation.losses import base_model, check_decoder_only, evaluation_mode
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """One answer.
+
+    Attributes:
+        text: The answer without special tokens, outer whitespace removed.
+        num_tokens: Tokens generated, end-of-sequence not counted.
+        ended: Whether the model stopped by itself rather than at the limit.
+    """
+
+    text: str
+    num_tokens: int
+    ended: bool
+
+
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    repetition_penalty: float = 1.0,
+    batch_size: int = 64,
+) -> list[Generated]:
+    """Greedy answers, one per prompt, in the order given.
+
+    The model's own generation settings (sampling, lengths, forbidden words) do not apply, except that a special token
+    which they name as end-of-sequence ends an answer too. In float32 an answer does not depend on what shares its
+    batch. A prompt near the end of the context gets as many tokens as there is room for.
+
+    Args:
+        model: A causal language model of transformers, with or without PEFT adapters; evaluated without noise or
+            dropout, its mode is put back.
+        tokenizer: Its tokenizer; prompts are encoded as in training.
+        prompts: Rendered prompts, up to where the answer starts.
+        max_new_tokens: Longest answer in tokens, >= 1.
+        repetition_penalty: Divides the positive and multiplies the negative logits of every token that the prompt or
+            the answer already holds, > 0 (paper: 1.2; 1.0 is off). Source: arXiv 1909.05858, section 4.1.
+        batch_size: Prompts answered together, >= 1.
+
+    Raises:
+        DataError: No prompts, an empty one, or one that leaves no room for a token (see `prompt_room`).
+        ModelError: An encoder-decoder model, or a tokenizer without an end-of-sequence token.
+    """
+    check_decoder_only(model)
+    encoded = [encode_prompt(prompt, tokenizer) for prompt in prompts]
+    limits = [min(max_new_tokens, room) for room in _rooms(model, encoded)]
+    config = _greedy(model, tokenizer, repetition_penalty)
+    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
+    answers: dict[int, Generated] = {}
+    with evaluation_mode(model), _without_own_settings(model):
+        for start in range(0, len(order), batch_size):
+            indices = order[start : start + batch_size]
+            config.max_new_tokens = max(limits[index] for index in indices)
+            rows = _generate_batch(model, [encoded[index] for index in indices], config)
+            for index, row in zip(indices, rows, strict=True):
+                answers[index] = _answer(row[: limits[index]], tokenizer, config.eos_token_id)
+    return [answers[index] for index in range(len(encoded))]
+
+
+def prompt_room(model: Any, tokenizer: Any, prompt: str) -> int | None:
+    """Tokens that the model's context leaves for an answer, below 1 where it leaves none; None without a limit."""
+    context = _context_length(model)
+    return None if context is None else context - len(encode_prompt(prompt, tokenizer))
+
+
+def _context_length(model: Any) -> int | None:
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def _rooms(model: Any, encoded: Sequence[Sequence[int]]) -> list[float]:
+    """Tokens of room per prompt, all >= 1."""
+    if not encoded:
+        raise DataError("Generation needs at least one prompt, got none. Check the part's examples.")
+    context = _context_length(model)
+    for position, ids in enumerate(encoded):
+        if not ids:
+            raise DataError(f"A prompt needs at least one token, got none in prompt {position}. Use a template or BOS.")
+        if context is not None and len(ids) >= context:
+            raise DataError(
+                f"A prompt must leave room for an answer in the model's context of {context} tokens, got {len(ids)} "
+                f"tokens in prompt {position}. Leave it out or shorten it."
+            )
+    return [float("inf") if context is None else context - len(ids) for ids in encoded]
+
+
+def _greedy(model: Any, tokenizer: Any, repetition_penalty: float) -> GenerationConfig:
+    ends = _end_tokens(model, tokenizer)
+    pad = tokenizer.pad_token_id
+    return GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=repetition_penalty,
+        eos_token_id=ends,
+        pad_token_id=ends[0] if pad is None else pad,
+        use_cache=True,
+    )
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """The tokenizer's EOS first, then special tokens that the model's generation settings name as EOS.
+
+    Others that they name are left out: a model made from a bare config names id 2, whatever that token is.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            "Generation needs a tokenizer with an end-of-sequence token, got none. Set tokenizer.eos_token."
+        )
+    own = getattr(base_model(model).generation_config, "eos_token_id", None)
+    named = own if isinstance(own, list) else [own]
+    special = set(tokenizer.all_special_ids) | {
+        index for index, token in tokenizer.added_tokens_decoder.items() if token.special
+    }
+    extra = [index for index in named if index in special and index != tokenizer.eos_token_id]
+    return [tokenizer.eos_token_id, *extra]
+
+
+@contextmanager
+def _without_own_settings(model: Any) -> Iterator[None]:
+    """The model's generation settings emptied: `generate` would fill ours up with them."""
+    holders = [model] if base_model(model) is model else [model, base_model(model)]
+    kept = [holder.generation_config for holder in holders]
+    # It counts padding, so it warns of a full context too early; limits here are per row.
+    log = logging.getLogger("transformers.generation.stopping_criteria")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        for holder in holders:
+            holder.generation_config = GenerationConfig()
+        yield
+    finally:
+        log.setLevel(level)
+        for holder, config in zip(holders, kept, strict=True):
+            holder.generation_config = config
+
+
+def _generate_batch(model: Any, prompts: Sequence[Sequence[int]], config: GenerationConfig) -> list[list[int]]:
+    """New token ids per prompt, padding after the end included."""
+    length = max(len(ids) for ids in prompts)
+    # Padding repeats the row's own first token: the repetition penalty counts masked positions too.
+    ids_BL = torch.tensor([[ids[0]] * (length - len(ids)) + list(ids) for ids in prompts])
+    real_BL = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in prompts])
+    with _positions_in_context(model):
+        output = model.generate(
+            input_ids=ids_BL.to(model.device), attention_mask=real_BL.to(model.device), generation_config=config
+        )
+    return output[:, length:].tolist()
+
+
+@contextmanager
+def _positions_in_context(model: Any) -> Iterator[None]:
+    """Positions past the context held at its end: a row that is past its own limit may still share a batch."""
+    context = _context_length(model)
+
+    def clamp(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        positions = kwargs.get("position_ids")
+        if positions is not None and context is not None:
+            kwargs["position_ids"] = positions.clamp(max=context - 1)
+        return args, kwargs
+
+    handle = base_model(model).register_forward_pre_hook(clamp, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _answer(ids: Sequence[int], tokenizer: Any, ends: Sequence[int]) -> Generated:
+    stop = next((position for position, token in enumerate(ids) if token in ends), None)
+    kept = list(ids if stop is None else ids[:stop])
+    text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return Generated(text=text.strip(), num_tokens=len(kept), ended=stop is not None)
