@@ -1,0 +1,292 @@
+"""One run: a model, its documents and a noise, on TRL's SFTTrainer."""
+
+import contextlib
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from neftune.config import NoiseConfig, TrainConfig
+from neftune.errors import ConfigError, DataError
+from neftune.records import Document, HistoryPoint, RealisedNoise, content_hash
+from neftune.training.checkpoints import last_checkpoint, remove_checkpoints
+from neftune.training.collator import Collator
+from neftune.training.models import quiet_transformers
+from neftune.training.probes import STOP_PROBE, Probe, Progress, Timetable, Watch, Watched
+from neftune.training.randomness import deterministic_algorithms, preserved_random_state, stream_seed
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    from neftune.integrations.transformers import NoiseCallback
+
+logger = logging.getLogger(__name__)
+
+LARGEST_MICRO_BATCH = 16
+_SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneSettings:
+    """How one run is trained.
+
+    Attributes:
+        train: Optimisation.
+        noise: Distribution and matching; its scale is ``alpha``.
+        alpha: Noise scale; 0 is the baseline.
+        seed: The run's seed; data order, dropout and noise are separate streams of it.
+        folder: The only place that is written to.
+        probes: Measurements at start, at intervals and at the end, by the name they get in the history.
+        stop_at_clean_train_loss: Stop at the first clean training loss at or below this; None trains to the end.
+        on_progress: Called after every step.
+    """
+
+    train: TrainConfig
+    noise: NoiseConfig
+    alpha: float
+    seed: int
+    folder: Path
+    probes: Mapping[str, Probe] = field(default_factory=dict[str, Probe])
+    stop_at_clean_train_loss: float | None = None
+    on_progress: Callable[[Progress], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finetuned:
+    """What came of a run, beside the trained model itself.
+
+    Attributes:
+        history: In order of steps; the first point is step 0.
+        noise: The noise the model received; None for alpha = 0.
+        counts: "steps", "documents", "parameters", "parameters_trained"; with a loss to stop at also
+            "stop_loss_reached" (1 or 0).
+        stopped_early: Whether training ended at the loss to stop at, before its full length.
+    """
+
+    history: tuple[HistoryPoint, ...]
+    noise: RealisedNoise | None
+    counts: Mapping[str, int]
+    stopped_early: bool
+
+
+def finetune(
+    model: "PreTrainedModel | PeftModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    documents: Sequence[Document],
+    *,
+    settings: FinetuneSettings,
+) -> Finetuned:
+    """Trains ``model`` in place on ``documents``; what came of it.
+
+    Called again after a kill, it goes on from the last checkpoint to the very same result, where
+    ``settings.train.checkpoints`` asked for checkpoints; else it starts anew.
+
+    Args:
+        model: Comes back trained, in eval mode, otherwise as it was.
+        tokenizer: As checked by `check_tokenizer`.
+        documents: Already tokenised; the loss is taken where their mask says so.
+        settings: How.
+
+    Raises:
+        DataError: No documents, or one without a token to train on.
+        ConfigError: Settings that contradict each other.
+        DivergedError: A loss or gradient norm became NaN or infinite.
+        StoreError: The folder holds checkpoints of another run.
+    """
+    _check(documents, settings)
+    noise = _noise_callback(settings)
+    watch = _watch(model, documents, settings, noise)
+    with _tidied(model, noise):
+        trainer = _trainer(model, tokenizer, documents, settings=settings)
+        trainer.add_callback(noise)
+        trainer.add_callback(watch)
+        _train(trainer, watch, settings, noise)
+    remove_checkpoints(settings.folder)
+    return _result(model, documents, watch, noise, settings)
+
+
+def _check(documents: Sequence[Document], settings: FinetuneSettings) -> None:
+    if not documents:
+        raise DataError("training needs at least one document, got none. Check data.source and data.num_train.")
+    for document in documents:
+        if not any(document.loss_mask[1:]):
+            raise DataError(
+                f"a training document needs a response token, example {document.example_id} has none. "
+                "Raise data.max_length or drop the example."
+            )
+    if settings.stop_at_clean_train_loss is not None and STOP_PROBE not in settings.probes:
+        raise ConfigError(f"stopping at a clean training loss needs the probe {STOP_PROBE!r}; it is not among probes.")
+    batch, micro = settings.train.batch_size, settings.train.micro_batch_size
+    if micro is not None and batch % micro:
+        raise ConfigError(
+            f"train.batch_size must be a multiple of train.micro_batch_size, got {batch} and {micro}. "
+            f"Set --train.micro_batch_size {math.gcd(batch, micro)}."
+        )
+
+
+def _micro_batch(train: TrainConfig) -> int:
+    largest = train.micro_batch_size or min(train.batch_size, LARGEST_MICRO_BATCH)
+    return next(size for size in range(largest, 0, -1) if train.batch_size % size == 0)
+
+
+def _noise_callback(settings: FinetuneSettings) -> "NoiseCallback":
+    from neftune.integrations.transformers import NoiseCallback
+
+    return NoiseCallback(
+        alpha=settings.alpha,
+        distribution=settings.noise.distribution,
+        match=settings.noise.match,
+        seed=stream_seed(settings.seed, "noise"),
+    )
+
+
+def _watch(
+    model: torch.nn.Module, documents: Sequence[Document], settings: FinetuneSettings, noise: "NoiseCallback"
+) -> Watch:
+    train = settings.train
+    steps_per_epoch = math.ceil(len(documents) / train.batch_size)
+    timetable = Timetable.make(
+        math.ceil(train.epochs * steps_per_epoch),
+        steps_per_epoch=steps_per_epoch,
+        evaluations=train.evaluations,
+        checkpoints=train.checkpoints,
+        stops_early=settings.stop_at_clean_train_loss is not None,
+    )
+    watched = Watched(
+        settings.probes,
+        settings.stop_at_clean_train_loss,
+        settings.on_progress,
+        _fingerprint(documents, settings),
+        lambda: {},
+    )
+    return Watch(model, timetable, watched)
+
+
+def _fingerprint(documents: Sequence[Document], settings: FinetuneSettings) -> str:
+    return content_hash(
+        [
+            settings.train.model_dump(),
+            settings.noise.model_dump(),
+            settings.alpha,
+            settings.seed,
+            settings.stop_at_clean_train_loss,
+            sorted(settings.probes),
+            [asdict(document) for document in documents],
+        ]
+    )
+
+
+def _trainer(
+    model: "PreTrainedModel | PeftModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    documents: Sequence[Document],
+    *,
+    settings: FinetuneSettings,
+) -> "SFTTrainer":
+    from datasets import Dataset
+    from transformers import PrinterCallback
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    trainer = SFTTrainer(
+        model=model,
+        args=_trainer_arguments(settings),
+        train_dataset=Dataset.from_dict({"index": list(range(len(documents)))}),
+        processing_class=tokenizer,
+        data_collator=Collator(documents, pad_token_id=cast(int, tokenizer.pad_token_id)),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _trainer_arguments(settings: FinetuneSettings) -> "SFTConfig":
+    from trl.trainer.sft_config import SFTConfig
+
+    train = settings.train
+    micro = _micro_batch(train)
+    return SFTConfig(
+        output_dir=str(settings.folder),
+        num_train_epochs=train.epochs,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=train.batch_size // micro,
+        learning_rate=train.learning_rate,
+        lr_scheduler_type=_SCHEDULES[train.schedule],
+        warmup_steps=train.warmup_ratio,
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+        activation_checkpointing=train.gradient_checkpointing,
+        bf16=False,  # the weights' own type decides; TRL would turn autocast on
+        seed=stream_seed(settings.seed, "dropout"),
+        data_seed=stream_seed(settings.seed, "data order"),
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        save_total_limit=2,
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def _train(trainer: "SFTTrainer", watch: Watch, settings: FinetuneSettings, noise: "NoiseCallback") -> None:
+    from transformers import set_seed
+
+    found = last_checkpoint(settings.folder, run=watch.watched.run) if settings.train.checkpoints else None
+    if found:
+        logger.info("going on from %s", found.folder.name)
+        watch.restore(found.state)
+    else:
+        watch.measure_start()
+        if watch.reached_at_start:
+            watch.stopped_early = True
+            return
+    set_seed(stream_seed(settings.seed, "dropout"))
+    trainer.train(resume_from_checkpoint=str(found.folder) if found else None)
+
+
+@contextlib.contextmanager
+def _tidied(model: "PreTrainedModel | PeftModel", noise: "NoiseCallback") -> Iterator[None]:
+    from peft import PeftModel
+
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    forward = vars(base).get("forward")
+    with quiet_transformers(), preserved_random_state(), deterministic_algorithms():
+        try:
+            yield
+        finally:
+            noise.detach()
+            # TRL puts its own forward on the instance and leaves it there.
+            vars(base).pop("forward", None)
+            if forward is not None:
+                base.forward = forward
+            model.eval()
+
+
+def _result(
+    model: torch.nn.Module,
+    documents: Sequence[Document],
+    watch: Watch,
+    noise: "NoiseCallback",
+    settings: FinetuneSettings,
+) -> Finetuned:
+    parameters = list(model.parameters())
+    counts = {
+        "steps": watch.history[-1].step,
+        "documents": len(documents),
+        "parameters": sum(p.numel() for p in parameters),
+        "parameters_trained": sum(p.numel() for p in parameters if p.requires_grad),
+    }
+    target = settings.stop_at_clean_train_loss
+    if target is not None:
+        counts["stop_loss_reached"] = int(watch.history[-1].values[STOP_PROBE] <= target)
+    realised = noise.realised() if settings.alpha and counts["steps"] else None
+    return Finetuned(tuple(watch.history), realised, counts, watch.stopped_early)

@@ -1,0 +1,217 @@
+"""The model that is fine-tuned, with its tokenizer: loaded, checked, given adapters."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from neftune.config import DataConfig, LoraConfig, ModelConfig
+from neftune.errors import ModelError
+from neftune.training.randomness import preserved_random_state, stream_seed
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+MICROWORLD = "microworld"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model ready for training or generation.
+
+    Attributes:
+        model: In eval mode, on the CPU; with adapters where they were configured.
+        tokenizer: Has an end-of-sequence and a padding token.
+        path: The folder or hub id it was loaded from.
+    """
+
+    model: "PreTrainedModel | PeftModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    path: str
+
+
+def load_model(model: ModelConfig, data: DataConfig, *, seed: int) -> LoadedModel:
+    """The configured model and its tokenizer, checked against each other and the data's context.
+
+    Args:
+        model: What to load and whether to train adapters.
+        data: Gives the context in tokens and, for the microworld, the world.
+        seed: The run's seed; adapters are initialised from their own stream of it, whatever ran before.
+
+    Raises:
+        ModelError: Nothing is there, the checkpoint is broken, or model, tokenizer and context do not fit.
+    """
+    path = _resolve_path(model, data)
+    with preserved_random_state(), quiet_transformers():
+        network, tokenizer = _load_network(path, model), _load_tokenizer(path, model)
+        check_tokenizer(tokenizer, network, max_length=data.max_length)
+        if model.adapter == "lora":
+            torch.manual_seed(stream_seed(seed, "adapter"))
+            network = _add_adapters(network, model.lora)
+    return LoadedModel(network.eval(), tokenizer, path)
+
+
+def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", model: "PreTrainedModel", *, max_length: int) -> None:
+    """Refuses a tokenizer that cannot train this model; gives it a padding token where it has none.
+
+    The substitute is never read: padding is masked in attention, loss and noise by position, not by its id.
+
+    Args:
+        tokenizer: Changed only where it lacks a padding token.
+        model: The model it has to fit.
+        max_length: Context of the data in tokens.
+
+    Raises:
+        ModelError: No end-of-sequence token, more tokens than embedding rows, or a context beyond the model's.
+    """
+    name = tokenizer.name_or_path
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"a tokenizer needs an end-of-sequence token, or no answer could ever end; the one of {name} has none. "
+            'Set "eos_token" in its tokenizer_config.json to a token of its vocabulary.'
+        )
+    rows = cast(torch.nn.Embedding, model.get_input_embeddings()).weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ModelError(
+            f"the vocabulary must fit the embedding: the tokenizer of {name} has {len(tokenizer)} tokens, the "
+            f"model's embedding {rows} rows. Use the tokenizer that belongs to the checkpoint."
+        )
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(context, int) and 0 < context < max_length:
+        raise ModelError(
+            f"data.max_length must be at most the model's context of {context} tokens, got {max_length}. "
+            f"Set --data.max_length {context}."
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+        logger.info("%s has no padding token; %r stands in and is masked everywhere", name, tokenizer.pad_token)
+
+
+def save_model(model: "PreTrainedModel | PeftModel", tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
+    """Writes a checkpoint that `load_model` and Hugging Face's Auto classes read; adapters are merged in.
+
+    Args:
+        model: Left unchanged.
+        tokenizer: Written beside it.
+        folder: Created where missing.
+    """
+    from peft import PeftModel
+
+    with quiet_transformers():
+        if isinstance(model, PeftModel):
+            import copy
+
+            model = copy.deepcopy(model).merge_and_unload()
+        model.save_pretrained(str(folder))
+        tokenizer.save_pretrained(str(folder))
+
+
+def _resolve_path(model: ModelConfig, data: DataConfig) -> str:
+    if model.path == MICROWORLD:
+        from neftune.training.pretrain import microworld_base
+
+        return str(microworld_base(data.seed))
+    folder = Path(model.path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(
+                f"model.path must be a folder with a Hugging Face checkpoint (config.json, weights, tokenizer); "
+                f"{folder} has no config.json. Name the folder that holds it."
+            )
+        return str(folder)
+    if folder.exists() or folder.is_absolute() or model.path.startswith((".", "~")) or model.path.count("/") > 1:
+        raise ModelError(
+            f"model.path must be an existing folder, a hub id (owner/name) or {MICROWORLD!r}; "
+            f"there is no folder {folder}. Check the spelling."
+        )
+    return model.path
+
+
+def _load_network(path: str, config: ModelConfig) -> "PreTrainedModel":
+    from transformers import AutoModelForCausalLM
+
+    with _clear_errors(path, "model"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=getattr(torch, config.dtype),
+            trust_remote_code=config.trust_remote_code,
+            output_loading_info=True,
+        )
+    network, report = loaded
+    # Transformers fills missing weights at random and says so in a log line.
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"every weight of the model must be in the checkpoint; {path} lacks {len(missing)}, such as {missing[0]}. "
+            "Use a checkpoint of a causal language model, complete as its authors saved it."
+        )
+    return network
+
+
+def _load_tokenizer(path: str, config: ModelConfig) -> "PreTrainedTokenizerBase":
+    from transformers import AutoTokenizer
+
+    with _clear_errors(path, "tokenizer"):
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
+
+
+def _add_adapters(network: "PreTrainedModel", config: LoraConfig) -> "PeftModel":
+    import peft
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    settings = peft.LoraConfig(
+        r=config.r,
+        lora_alpha=config.alpha,  # pyright: ignore[reportArgumentType] - annotated int, any number works
+        lora_dropout=config.dropout,
+        target_modules=config.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        adapted = peft.get_peft_model(network, settings)
+    except ValueError as error:
+        raise ModelError(
+            f"model.lora.target_modules must name layers of {type(network).__name__}, got {config.target_modules!r} "
+            f'({error}). Use "all-linear".'
+        ) from error
+    if isinstance(adapted.get_output_embeddings(), BaseTunerLayer):
+        raise ModelError(
+            "model.lora.target_modules must not name the output layer, whose adapter the trainer would not train; "
+            f'got {config.target_modules!r}. Use "all-linear".'
+        )
+    return adapted  # pyright: ignore[reportReturnType]
+
+
+@contextlib.contextmanager
+def _clear_errors(path: str, what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # loaders raise whatever the broken byte happened to break
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        place = "the folder" if Path(path).is_dir() else "the Hugging Face hub or its local cache"
+        raise ModelError(
+            f"model.path must lead to a {what} that loads; {path} in {place} does not ({reason}). "
+            "Check the name, the files and, for a hub id, the network."
+        ) from error
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keeps transformers' warnings and progress bars off the terminal; errors still show."""
+    from transformers.utils import logging as hf_logging
+
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()
