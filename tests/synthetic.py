@@ -163,7 +163,7 @@ def make_study(
 
 def _decision(judge: bool) -> Decision:
     if not judge:
-        return Decision(harm_by=["repetition_2"], harm_tolerance={"repetition_2": 0.05})
+        return Decision(harm_by=["repetition_2"], harm_tolerance={"repetition_2": 5.0})
     return Decision(
         choose_by="lc_win_rate",
         judge_by="lc_win_rate",
@@ -313,7 +313,7 @@ def _text_scores(answer: Answer) -> dict[str, float]:
     pairs = list(itertools.pairwise(words))
     common = len(set(words) & set(reference))
     overlap = 2 * common / max(1, len(set(words)) + len(set(reference)))
-    repeated = 1 - len(set(pairs)) / len(pairs) if pairs else math.nan
+    repeated = 100 * (1 - len(set(pairs)) / len(pairs)) if pairs else math.nan
     return {
         "tokens": float(answer.num_tokens),
         "ended": float(answer.ended),
@@ -321,8 +321,8 @@ def _text_scores(answer: Answer) -> dict[str, float]:
         "words": float(len(words)),
         "repetition_2": repeated,
         "repetition_4": repeated / 2,
-        "log_diversity_paper": 3.0 - 2 * repeated if pairs else math.nan,
-        "log_diversity": 2.0 - repeated if pairs else math.nan,
+        "log_diversity_paper": 3.0 - repeated / 50 if pairs else math.nan,
+        "log_diversity": 2.0 - repeated / 100 if pairs else math.nan,
         "rouge_l": 1.0 if words == reference else overlap,
         "bleu": 100.0 if words == reference else 80 * overlap,
     }

@@ -1,0 +1,182 @@
+"""Win rates of arms as paired effects: raw and length-controlled, against the baseline and the references.
+
+Preferences come from the judge's quality of each answer; equal quality is a draw. They are taken on open-ended
+examples where the data say which those are (tag half = "open"): a closed question has one right answer, so that
+length control has nothing to control and most pairs draw. Lengths are in characters, as AlpacaEval's.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from neftune.analysis.pairing import Examples, Pairing, answer_matrix, score_matrix, shared_examples
+from neftune.analysis.statistics import (
+    FloatArray,
+    Interval,
+    interval_from,
+    jackknife_cells,
+    mean_components,
+)
+from neftune.evaluation.winrate import length_controlled_fits
+from neftune.records import RunRecord
+
+EVEN = 50.0
+"""Win rate of two equal arms, in percent."""
+
+JACKKNIFED = "jackknife of refits, "
+_CHUNK_CELLS = 2_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """Qualities and lengths of two sides on the same examples, each (S, E), complete.
+
+    Attributes:
+        preferences: 1 where the other side wins, 2 where ours does, 1.5 for a draw.
+        extra_lengths: Our length minus theirs, in characters.
+    """
+
+    preferences: FloatArray
+    extra_lengths: FloatArray
+
+    def raw(self) -> FloatArray:
+        """(S, E) wins in percent."""
+        return 100 * (self.preferences - 1)
+
+    def length_controlled(self, weights: FloatArray) -> FloatArray:
+        """(R,) win rates in percent at equal length, under each of (R, S, E) weights of 0 or 1."""
+        rows = max(1, _CHUNK_CELLS // self.preferences.size)
+        chunks = [weights[start : start + rows] for start in range(0, len(weights), rows)]
+        flat = self.extra_lengths.reshape(-1)
+        return np.concatenate(
+            [
+                length_controlled_fits(np.where(chunk > 0, self.preferences, np.nan).reshape(len(chunk), -1), flat)
+                for chunk in chunks
+            ]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A win rate's interval beside the two rates that it compares, all in percent."""
+
+    metric: str
+    baseline: float
+    arm: float
+    interval: Interval
+
+
+def win_rates(pairing: Pairing, part: str, *, confidence: float) -> tuple[Rate, ...]:
+    """Win rates of an arm that the judge's scores allow on a part; none without a judge.
+
+    Against the baseline the interval is of the rate minus 50; against the references, of the arm's rate minus the
+    baseline's.
+    """
+    names = pairing.metrics(part)
+    if "quality" not in names:
+        return ()
+    both = (*pairing.baseline, *pairing.runs)
+    examples = shared_examples(both, part, keep=_is_open(both))
+    ours, theirs = _Side.of(pairing.runs, examples), _Side.of(pairing.baseline, examples)
+    rates = _against_baseline(ours, theirs, confidence=confidence)
+    if all("reference_quality" in run.scores[part].values for run in both):
+        reference = _Side.of_reference(pairing.baseline, examples)
+        rates += _against_reference(ours, theirs, reference, confidence=confidence)
+    return rates
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    quality: FloatArray
+    lengths: FloatArray
+
+    @classmethod
+    def of(cls, runs: tuple[RunRecord, ...], examples: Examples) -> "_Side":
+        lengths = answer_matrix(runs, examples, lambda answer: float(len(answer.text)))
+        return cls(score_matrix(runs, examples, "quality"), lengths)
+
+    @classmethod
+    def of_reference(cls, runs: tuple[RunRecord, ...], examples: Examples) -> "_Side":
+        lengths = answer_matrix(runs, examples, lambda answer: float(len(answer.reference)))
+        return cls(score_matrix(runs, examples, "reference_quality"), lengths)
+
+
+def _is_open(runs: tuple[RunRecord, ...]) -> Callable[[str], bool]:
+    tags: dict[str, Mapping[str, str]] = {}
+    for run in runs:
+        tags.update(run.tags)
+    has_halves = any("half" in tag for tag in tags.values())
+    return lambda example: not has_halves or tags.get(example, {}).get("half") == "open"
+
+
+def _contests(sides: tuple[tuple[_Side, _Side], ...]) -> tuple[tuple[Contest, ...], int] | None:
+    """Contests on the examples that are complete in all of them, and how many are not; None if none is."""
+    stacked = np.concatenate([x for pair in sides for side in pair for x in (side.quality, side.lengths)])
+    complete = np.isfinite(stacked).all(axis=0)
+    if not complete.any():
+        return None
+    made: list[Contest] = []
+    for ours, theirs in sides:
+        preferences = 1.5 + 0.5 * np.sign(ours.quality - theirs.quality)[:, complete]
+        made.append(Contest(preferences, (ours.lengths - theirs.lengths)[:, complete]))
+    return tuple(made), int((~complete).sum())
+
+
+def _against_baseline(ours: _Side, theirs: _Side, *, confidence: float) -> tuple[Rate, ...]:
+    found = _contests(((ours, theirs),))
+    if found is None:
+        return ()
+    (contest,), dropped = found
+    raw = contest.raw() - EVEN
+    parts, method = mean_components(raw)
+    counts = (*raw.shape, dropped)
+    interval = interval_from(float(raw.mean()), parts, confidence=confidence, counts=counts, method=method)
+    rates = [_rate("win_rate", EVEN, interval, bound=EVEN)]
+    controlled = _jackknifed(
+        lambda weights: contest.length_controlled(weights) - EVEN, counts=counts, confidence=confidence
+    )
+    if controlled is not None:
+        rates.append(_rate("lc_win_rate", EVEN, controlled, bound=EVEN))
+    return tuple(rates)
+
+
+def _against_reference(ours: _Side, theirs: _Side, reference: _Side, *, confidence: float) -> tuple[Rate, ...]:
+    found = _contests(((ours, reference), (theirs, reference)))
+    if found is None:
+        return ()
+    (arm, baseline), dropped = found
+    raw = arm.raw() - baseline.raw()
+    parts, method = mean_components(raw)
+    counts = (*raw.shape, dropped)
+    interval = interval_from(float(raw.mean()), parts, confidence=confidence, counts=counts, method=method)
+    rates = [_rate("win_rate_vs_reference", float(baseline.raw().mean()), interval)]
+    controlled = _jackknifed(
+        lambda weights: arm.length_controlled(weights) - baseline.length_controlled(weights),
+        counts=counts,
+        confidence=confidence,
+    )
+    if controlled is not None:
+        everything = np.ones((1, *raw.shape))
+        rates.append(_rate("lc_win_rate_vs_reference", float(baseline.length_controlled(everything)[0]), controlled))
+    return tuple(rates)
+
+
+def _jackknifed(
+    statistic: Callable[[FloatArray], FloatArray], *, counts: tuple[int, int, int], confidence: float
+) -> Interval | None:
+    """Interval of a statistic of refits; None where length and arm cannot be told apart."""
+    seeds, examples, _ = counts
+    if examples < 2:
+        return None
+    full, cells = jackknife_cells(statistic, num_seeds=seeds, num_examples=examples)
+    if not np.isfinite(cells).all():
+        return None
+    parts, method = mean_components(cells)
+    return interval_from(full, parts, confidence=confidence, counts=counts, method=JACKKNIFED + method)
+
+
+def _rate(metric: str, baseline: float, interval: Interval, *, bound: float = 100.0) -> Rate:
+    """A rate whose interval stays within what is possible."""
+    bounded = replace(interval, low=max(interval.low, -bound), high=min(interval.high, bound))
+    return Rate(metric, baseline, baseline + interval.estimate, bounded)
