@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from neftune.data.batches import encode_prompt
+from neftune.data.prompts import encode_prompt
 from neftune.errors import DataError, ModelError
 from neftune.evaluation.losses import base_model, check_decoder_only, evaluation_mode
 
@@ -60,7 +60,7 @@ def generate(
     """
     check_decoder_only(model)
     encoded = [encode_prompt(prompt, tokenizer) for prompt in prompts]
-    limits = [min(max_new_tokens, room) for room in _rooms(model, encoded)]
+    limits = _limits(model, encoded, max_new_tokens)
     config = _greedy(model, tokenizer, repetition_penalty)
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
     answers: dict[int, Generated] = {}
@@ -84,20 +84,20 @@ def _context_length(model: Any) -> int | None:
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
-def _rooms(model: Any, encoded: Sequence[Sequence[int]]) -> list[float]:
-    """Tokens of room per prompt, all >= 1."""
+def _limits(model: Any, encoded: Sequence[Sequence[int]], max_new_tokens: int) -> list[int]:
+    """Longest answer per prompt in tokens, all >= 1."""
     if not encoded:
         raise DataError("Generation needs at least one prompt, got none. Check the part's examples.")
     context = _context_length(model)
     for position, ids in enumerate(encoded):
         if not ids:
-            raise DataError(f"A prompt needs at least one token, got none in prompt {position}. Use a template or BOS.")
+            raise DataError(f"A prompt needs at least one token, got none in prompt {position}. Use a template.")
         if context is not None and len(ids) >= context:
             raise DataError(
                 f"A prompt must leave room for an answer in the model's context of {context} tokens, got {len(ids)} "
                 f"tokens in prompt {position}. Leave it out or shorten it."
             )
-    return [float("inf") if context is None else context - len(ids) for ids in encoded]
+    return [max_new_tokens if context is None else min(max_new_tokens, context - len(ids)) for ids in encoded]
 
 
 def _greedy(model: Any, tokenizer: Any, repetition_penalty: float) -> GenerationConfig:
@@ -114,21 +114,21 @@ def _greedy(model: Any, tokenizer: Any, repetition_penalty: float) -> Generation
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> list[int]:
-    """The tokenizer's EOS first, then special tokens that the model's generation settings name as EOS.
+    """The tokenizer's EOS first, then the special tokens that the model's generation settings name as EOS.
 
     Others that they name are left out: a model made from a bare config names id 2, whatever that token is.
     """
-    if tokenizer.eos_token_id is None:
+    end: int | None = tokenizer.eos_token_id
+    if end is None:
         raise ModelError(
             "Generation needs a tokenizer with an end-of-sequence token, got none. Set tokenizer.eos_token."
         )
     own = getattr(base_model(model).generation_config, "eos_token_id", None)
-    named = own if isinstance(own, list) else [own]
+    named: list[int] = own if isinstance(own, list) else [] if own is None else [own]
     special = set(tokenizer.all_special_ids) | {
         index for index, token in tokenizer.added_tokens_decoder.items() if token.special
     }
-    extra = [index for index in named if index in special and index != tokenizer.eos_token_id]
-    return [tokenizer.eos_token_id, *extra]
+    return [end, *(index for index in named if index in special and index != end)]
 
 
 @contextmanager

@@ -91,7 +91,7 @@ def repetition_4(answer: str, reference: str) -> float:
     return repetition(answer, n=4)
 
 
-@text_metric("log_diversity_paper", unit="nats, paper's scale", direction="higher", source=_WEBTEXT)
+@text_metric("log_diversity_paper", unit="nats", direction="higher", source=_WEBTEXT)
 def log_diversity_paper(answer: str, reference: str) -> float:
     """Log-diversity of the first 50 words with the paper's slip kept, see `log_diversity_of`."""
     return log_diversity_of(answer, scale=0.01)
