@@ -22,7 +22,10 @@ def test_every_shipped_recipe_reads_and_writes_back_unchanged(path: Path, tmp_pa
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name: x\ntrain: {learning_rat: 1}", r"'train\.learning_rat' is not a setting\. Did you mean 'train\.learning_r"),
+        (
+            "name: x\ntrain: {learning_rat: 1}",
+            r"'train\.learning_rat' is not a setting\. Did you mean 'train\.learning_r",
+        ),
         ("name: x\ntrian: {}", r"'trian' is not a setting\. Did you mean 'train'"),
         ("name: x\nnoise: {alpha: -5}", r"noise\.alpha: input should be greater than or equal to 0, got -5"),
         ("name: x\nnoise: {alpha: .nan}", r"noise\.alpha.*finite.*nan"),

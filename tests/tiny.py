@@ -13,7 +13,22 @@ def make_checkpoint(folder: Path, *, width: int = 32, max_length: int = 64) -> P
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    words = ["<pad>", "<bos>", "<eos>", "<unk>", "\n", *COLOURS, *THINGS, "which", "what", "colour", "is", "the", "?", "."]
+    words = [
+        "<pad>",
+        "<bos>",
+        "<eos>",
+        "<unk>",
+        "\n",
+        *COLOURS,
+        *THINGS,
+        "which",
+        "what",
+        "colour",
+        "is",
+        "the",
+        "?",
+        ".",
+    ]
     inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Split(" ", "removed")]

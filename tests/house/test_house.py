@@ -65,7 +65,11 @@ def test_the_changelog_has_the_version():
 
 
 def test_the_constraints_pin_every_requirement():
-    pins = {line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    pins = {
+        line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines()
+    }
     project = (ROOT / "pyproject.toml").read_text()
-    wanted = re.findall(r'"([A-Za-z0-9_-]+)(?:>=|==)', project.split("dependencies = ", 1)[1].split("[project.scripts]")[0])
+    wanted = re.findall(
+        r'"([A-Za-z0-9_-]+)(?:>=|==)', project.split("dependencies = ", 1)[1].split("[project.scripts]")[0]
+    )
     assert {name.lower() for name in wanted} - {"neftune"} <= pins

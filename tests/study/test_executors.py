@@ -116,7 +116,17 @@ def test_killed_at_random_moments_equals_undisturbed(
 ):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
-    command = [sys.executable, "-m", "neftune.cli.main", "study", str(path), "--out", str(tmp_path / "out"), "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "neftune.cli.main",
+        "study",
+        str(path),
+        "--out",
+        str(tmp_path / "out"),
+        "--workers",
+        "1",
+    ]
     rng = random.Random(0)
     stamps: dict[Path, int] = {}
     for _ in range(3):

@@ -30,7 +30,8 @@ def study(options: argparse.Namespace, knobs: list[str]) -> int:
     with Progress(store, workers) as progress:
         result = run_study(recipe, root=options.out, workers=workers, threads=options.threads, watch=progress)
     _write_report(store, recipe.name, result)
-    return 1 if len(result.records) < len({run.run_id for run in result.planned}) else 0
+    _say_failures(result)
+    return _exit_code(result)
 
 
 def train(options: argparse.Namespace, knobs: list[str]) -> int:
@@ -148,9 +149,26 @@ def _write_report(store: Store, name: str, result: StudyResult) -> None:
     write_json(folder / "summary.json", summary_data(result))
     path = write_report(result, folder / "report.html")
     _print(terminal_summary(result))
-    for failure in result.failures.values():
-        _say(f"failed: {failure.run_id}: {failure.message}")
     _print(f"report: {path}")
+
+
+def _say_failures(result: StudyResult) -> None:
+    """One line for every reason that runs failed for."""
+    reasons: dict[str, list[str]] = {}
+    for failure in result.failures.values():
+        reasons.setdefault(failure.message, []).append(failure.run_id)
+    for message, runs in reasons.items():
+        _say(f"error: {len(runs)} of {len(result.planned)} runs failed ({', '.join(runs[:3])}): {message}")
+
+
+def _exit_code(result: StudyResult) -> int:
+    """0 if every run is done; 2 if each failure was wrong input; else 1."""
+    import neftune.errors
+
+    kinds = [getattr(neftune.errors, failure.error, None) for failure in result.failures.values()]
+    if kinds and all(kind is not None and issubclass(kind, neftune.errors.InputError) for kind in kinds):
+        return 2
+    return 1 if len(result.records) < len({run.run_id for run in result.planned}) else 0
 
 
 def _recipe(options: argparse.Namespace, knobs: list[str]) -> Recipe:
