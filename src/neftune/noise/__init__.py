@@ -1,1 +1,4 @@
-"""What is added: the noise itself. Needs torch alone."""
+"""What is added: the paper's noise, exact in every layout. Needs torch and numpy alone.
+
+documents -> philox -> distributions -> perturb (pure); stacks, calls, phases, meter -> attach (onto a model).
+"""

@@ -1,0 +1,127 @@
+"""Where each document lies in a batch: which tokens are whose, at which position, of how many.
+
+# B rows, T positions in a row
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from neftune.errors import NoiseError
+from neftune.noise.hashing import GOLDEN, mix, signed
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Documents of a batch, token by token. Where ``real`` is False the other fields mean nothing.
+
+    Attributes:
+        real: Whether the position holds a token of a document, bool (B, T).
+        document: Index of its document, in order of appearance, int64 (B, T), below B * T.
+        position: Its position in the document, from 0, int64 (B, T).
+        length: Real tokens of its document, int64 (B, T).
+        lengths: Real tokens of every document, int64 (B * T,); 0 past the last document.
+    """
+
+    real: Tensor
+    document: Tensor
+    position: Tensor
+    length: Tensor
+    lengths: Tensor
+
+
+def read_layout(
+    shape: tuple[int, int],
+    device: torch.device,
+    *,
+    attention_mask: Tensor | None = None,
+    position_ids: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+) -> Layout:
+    """Documents as the given tensors describe them; with none of them every row is one document.
+
+    A row is one document unless something divides it: position ids that do not go up from one token to the next,
+    `cu_seqlens`, or an attention mask that numbers its documents 1, 2, 3. All lengths stay on the device.
+
+    Args:
+        shape: (B, T).
+        device: Where the result lives.
+        attention_mask: (B, T), 0 at padding on whichever side; numbers above 1 tell documents apart.
+        position_ids: (B, T) or (1, T), restarting with each document.
+        cu_seqlens: Boundaries (0, L1, L1 + L2, ...) of the documents of a single row; what follows is padding.
+
+    Raises:
+        NoiseError: A tensor has another shape than these.
+    """
+    mask = _check_shape("attention_mask", attention_mask, shape)
+    real = torch.ones(shape, dtype=torch.bool, device=device) if mask is None else mask != 0
+    start = torch.zeros(shape, dtype=torch.bool, device=device)
+    if mask is not None and mask.dtype != torch.bool:
+        start[:, 1:] = (mask[:, 1:] > 1) & (mask[:, 1:] != mask[:, :-1])
+    if cu_seqlens is not None:
+        real, start = _divide_by_boundaries(real, start, cu_seqlens)
+    elif position_ids is not None:
+        positions = _check_shape("position_ids", position_ids, shape)
+        assert positions is not None
+        start[:, 1:] |= real[:, 1:] & (positions[:, 1:] <= positions[:, :-1])
+    start[:, :1] = True
+    return _number(real, start)
+
+
+def _check_shape(name: str, tensor: Tensor | None, shape: tuple[int, int]) -> Tensor | None:
+    if tensor is None or tuple(tensor.shape) == shape:
+        return tensor
+    if tuple(tensor.shape) == (1, shape[1]):
+        return tensor.expand(shape)
+    raise NoiseError(
+        f"{name} must have the shape of the tokens, {list(shape)}, got {list(tensor.shape)}: where documents begin "
+        f"and end cannot be read from it. Pass a 2-D {name}, or perturb the embeddings yourself (neftune.perturb)."
+    )
+
+
+def _divide_by_boundaries(real: Tensor, start: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
+    rows, width = real.shape
+    if cu_seqlens.ndim != 1 or rows != 1:
+        raise NoiseError(
+            f"cu_seqlens must be 1-D and describe a batch of one row, got shape {list(cu_seqlens.shape)} for {rows} rows. "
+            "Flatten the batch into one row, or pass position_ids that restart with each document."
+        )
+    bounds = cu_seqlens.to(device=real.device, dtype=torch.int64)
+    flags = torch.zeros(width + 1, dtype=torch.bool, device=real.device).index_fill_(0, bounds, True)
+    places = torch.arange(width, device=real.device)
+    inside = (places >= bounds[0]) & (places < bounds[-1])
+    return real & inside, start | flags[None, :width]
+
+
+def _number(real: Tensor, start: Tensor) -> Layout:
+    """Layout from the real tokens and the places at or before whose next real token a document starts."""
+    shape, flat = real.shape, real.flatten()
+    count = flat.cumsum(0)
+    # Documents begin at their first real token, so a boundary that falls on padding waits for it.
+    section = start.flatten().cumsum(0) - 1
+    sizes = torch.zeros_like(count).index_add_(0, section, flat.to(torch.int64))
+    before = sizes.cumsum(0) - sizes
+    return Layout(
+        real=real,
+        document=section.view(shape),
+        position=(count - 1 - before[section]).view(shape),
+        length=sizes[section].view(shape),
+        lengths=sizes,
+    )
+
+
+def document_keys(input_ids: Tensor, layout: Layout) -> Tensor:
+    """Each token's document as 64 bits: a hash of the document's token ids in their order, and of nothing else.
+
+    Args:
+        input_ids: Token ids, integers (B, T).
+        layout: Documents of the same batch.
+
+    Returns:
+        int64 (B, T), equal for all tokens of a document, whatever the layout.
+    """
+    golden = signed(GOLDEN)
+    terms = mix(input_ids.to(torch.int64) + (layout.position + 1) * golden) * layout.real
+    sums = torch.zeros_like(layout.lengths).index_add_(0, layout.document.flatten(), terms.flatten())
+    return mix(sums + layout.lengths * golden)[layout.document]
