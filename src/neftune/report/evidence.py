@@ -1,0 +1,79 @@
+"""All that a report rests on, computed once."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from neftune.analysis.effects import Effect, decision_of, study_effects
+from neftune.analysis.metrics import meaning_of
+from neftune.analysis.verdict import CHOSEN_ON, JUDGED_ON, Verdict, decide, rule_in_words
+from neftune.config import Decision
+from neftune.errors import InputError
+from neftune.records import StudyResult
+from neftune.report.overview import Overview
+from neftune.report.runs import RunRow, run_rows
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A study with its effects and its verdict.
+
+    Attributes:
+        overview: The study by arm, block and seed.
+        effects: Every effect.
+        verdict: What the rule makes of them.
+        rows: A row of means for every planned run.
+        decision: The rule.
+    """
+
+    overview: Overview
+    effects: tuple[Effect, ...]
+    verdict: Verdict
+    rows: tuple[RunRow, ...]
+    decision: Decision
+
+    @property
+    def confidence(self) -> str:
+        """``95%``."""
+        return f"{100 * self.decision.confidence:g}%"
+
+    @cached_property
+    def measured(self) -> tuple[str, ...]:
+        """Metrics that have an effect on the test part, in order of appearance."""
+        return tuple(dict.fromkeys(effect.metric for effect in self.effects if effect.part == "test"))
+
+    def is_harm(self, effect: Effect) -> bool:
+        """Whether an effect's interval lies wholly on the worse side of zero."""
+        direction = meaning_of(effect.metric, effect.part).direction
+        return effect.low > 0 if direction == "lower" else effect.high < 0 if direction == "higher" else False
+
+    def is_gain(self, effect: Effect) -> bool:
+        """Whether an effect's interval lies wholly on the better side of zero."""
+        direction = meaning_of(effect.metric, effect.part).direction
+        return effect.high < 0 if direction == "lower" else effect.low > 0 if direction == "higher" else False
+
+
+def gather(result: StudyResult) -> Evidence:
+    """Effects, verdict and rows of a study, finished or not."""
+    overview, rule = Overview(result), decision_of(result)
+    effects = study_effects(result)
+    try:
+        verdict = decide(result, effects)
+    except InputError as error:
+        verdict = _no_verdict(rule, error)
+    return Evidence(overview, effects, verdict, run_rows(overview), rule)
+
+
+def _no_verdict(rule: Decision, error: InputError) -> Verdict:
+    """The verdict of a study whose rule cannot be applied: the numbers are shown all the same."""
+    return Verdict(
+        kind="incomplete",
+        arm=None,
+        alpha={},
+        nsr=None,
+        sentence=f"No verdict: {error}",
+        reasons=(),
+        chosen_on=(CHOSEN_ON, rule.choose_by),
+        judged_on=(JUDGED_ON, rule.judge_by),
+        rule=rule_in_words(rule),
+        confidence=rule.confidence,
+    )

@@ -1,0 +1,182 @@
+"""The page's sections in their order: what each says, and the tables and figures that say it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from neftune.report import comparison, numbers, paper, provenance
+from neftune.report.drawing import Figure
+from neftune.report.evidence import Evidence
+from neftune.report.figures import figures
+from neftune.report.forest import Kind, dropped_note, effects_table, forest, kinds
+from neftune.report.noise import noise_table
+from neftune.report.runs import runs_table
+from neftune.report.tables import Table
+from neftune.report.wins import wins_table
+
+ItemKind = Literal["table", "figure", "folded", "list", "code", "outputs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing in a section.
+
+    Attributes:
+        kind: How the page draws it.
+        value: A `Table`, a `Figure`, lines, or a text.
+        label: Heading of a folded table or of a code block.
+        id: Identifier of a code block.
+    """
+
+    kind: ItemKind
+    value: Any = None
+    label: str = ""
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A section of the page.
+
+    Attributes:
+        id: Its anchor.
+        title: Its heading.
+        short: Its name in the navigation.
+        lead: Paragraphs under the heading.
+        items: What it shows.
+    """
+
+    id: str
+    title: str
+    short: str
+    lead: tuple[str, ...] = ()
+    items: tuple[Item, ...] = field(default=())
+
+
+def sections(evidence: Evidence) -> tuple[Section, ...]:
+    """Every section that has something to show."""
+    made = (
+        effects_section(evidence),
+        wins_section(evidence),
+        runs_section(evidence),
+        losses_section(evidence),
+        overfitting_section(evidence),
+        noise_section(evidence),
+        outputs_section(evidence),
+        paper_section(evidence),
+        limits_section(),
+        provenance_section(evidence),
+    )
+    return tuple(section for section in made if section is not None)
+
+
+def _table(table: Table | None, *, folded: str = "") -> Iterator[Item]:
+    if table is not None and not table.is_empty:
+        yield Item("folded", table, label=folded) if folded else Item("table", table)
+
+
+def _figure(figure: Figure | None) -> Iterator[Item]:
+    if figure is not None:
+        yield Item("figure", figure)
+
+
+def effects_section(evidence: Evidence) -> Section | None:
+    """Every arm's difference from the baseline."""
+    items: list[Item] = []
+    for kind in kinds(evidence):
+        items += [*_figure(forest(evidence, kind)), *_table(effects_table(evidence, kind), folded="As a table")]
+    if not items:
+        return None
+    lead = "Each mark is an arm minus the baseline, paired by seed and example; an interval that crosses zero is no evidence."
+    note = dropped_note(evidence.effects)
+    return Section("effects", "Effects", "Effects", (f"{lead} {note}".strip(),), tuple(items))
+
+
+def wins_section(evidence: Evidence) -> Section | None:
+    """Raw beside length-controlled win rates."""
+    table = wins_table(evidence)
+    if table is None:
+        return None
+    lead = "Longer answers win more comparisons whatever they say, so no win rate stands here without its lengths."
+    items = (*_figure(figures["wins"](evidence)), *_table(table))
+    return Section("wins", "Win rates, raw and length-controlled", "Win rates", (lead,), items)
+
+
+def runs_section(evidence: Evidence) -> Section | None:
+    """Every run on its own."""
+    if not evidence.rows:
+        return None
+    table = runs_table(evidence.overview, evidence.rows)
+    return Section("runs", "Run by run", "Runs", (), tuple(_table(table)))
+
+
+def losses_section(evidence: Evidence) -> Section | None:
+    """Loss curves."""
+    items = tuple(_figure(figures["losses"](evidence)))
+    return Section("losses", "Loss", "Loss", (), items) if items else None
+
+
+def overfitting_section(evidence: Evidence) -> Section | None:
+    """Memorisation."""
+    kind = Kind("memory", "Memory of the training data", "", ("loss", "generalisation_gap", "verbatim", "rouge_l", "bleu"))
+    items = (
+        *_figure(figures["overfitting"](evidence)),
+        *_table(effects_table(evidence, kind, part="train")),
+    )
+    return Section("overfitting", "Overfitting", "Overfitting", (), items) if items else None
+
+
+def noise_section(evidence: Evidence) -> Section | None:
+    """Realised noise."""
+    items = tuple(_table(noise_table(evidence.overview)))
+    lead = "The same alpha is a different disturbance on each model: the ratio is what compares."
+    return Section("noise", "Noise realised", "Noise", (lead,), items) if items else None
+
+
+def outputs_section(evidence: Evidence) -> Section | None:
+    """The output browser."""
+    if not any(record.answers for record in evidence.overview.runs.values()):
+        return None
+    lead = "Every prompt with the answers of all arms side by side, one seed at a time."
+    return Section("outputs", "Answers side by side", "Answers", (lead,), (Item("outputs"),))
+
+
+def paper_section(evidence: Evidence) -> Section | None:
+    """Published numbers beside ours."""
+    items = (*_table(comparison.paper_table(evidence)), Item("list", paper.CAVEATS))
+    return Section("paper", "Beside the paper", "Paper", (), items)
+
+
+LIMITS = (
+    "Intervals are for new seeds and new examples of the same kind, in each block on its own. Two worlds, models or data "
+    "sets say next to nothing about a third.",
+    "A rule-based judge counts facts it knows; it does not read style, tone or usefulness.",
+)
+MICROWORLD_LIMIT = (
+    "The microworld is a toy: a grammar of people and facts, and a model of under a million parameters that knows every "
+    "fact it is asked. It shows that the apparatus works and what the noise did here. It proves nothing about LLaMA, or "
+    "about any model and data that a person would deploy."
+)
+
+
+def limits_section() -> Section:
+    """What the study cannot show."""
+    return Section("limits", "What this study cannot show", "Limits", (), (Item("list", LIMITS),))
+
+
+def provenance_section(evidence: Evidence) -> Section:
+    """Settings, versions, seeds, failures, and how to make the study again."""
+    overview = evidence.overview
+    seeds = ", ".join(map(str, overview.seeds)) or "none"
+    done, planned = len(overview.runs), len(overview.result.planned)
+    lead = f"{numbers.count(done, 'run')} of {planned:,} finished. Seeds: {seeds}. {evidence.verdict.rule}"
+    command = "Save the recipe below as recipe.yaml, then run this: finished runs are not trained again"
+    items = (
+        *_table(provenance.missing_table(overview)),
+        Item("code", provenance.command_text(overview), label=command, id="command"),
+        Item("code", provenance.recipe_text(overview), label="recipe.yaml", id="recipe"),
+        *_table(provenance.versions_table(overview)),
+        *_table(provenance.settings_table(overview), folded="Every setting"),
+        *_table(provenance.runs_index(overview), folded="Finished runs"),
+    )
+    return Section("provenance", "How to reproduce", "Reproduce", (lead,), items)
