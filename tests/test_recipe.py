@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from neftune.config import Recipe
 from neftune.errors import ConfigError
 from neftune.recipe import knob_names, read_recipe, validate, with_overrides, write_recipe

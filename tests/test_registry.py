@@ -1,6 +1,7 @@
 """The registry: a mapping that answers a miss."""
 
 import pytest
+
 from neftune.errors import InputError, UnknownNameError
 from neftune.registry import Registry
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import yaml
-from neftune.cli.main import main
 
+from neftune.cli.main import main
 from tests.tiny import make_recipe
 
 

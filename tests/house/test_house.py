@@ -6,8 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import neftune
 import pytest
+
+import neftune
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted((ROOT / "src" / "neftune").rglob("*.py"))

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 import yaml
+
 from neftune.config import Recipe
 from neftune.recipe import validate
 from neftune.records import StudyResult
 from neftune.study.executors import Status
 from neftune.study.store import Store
 from neftune.study.study import run_study
-
 from tests.tiny import make_recipe
 
 pytestmark = pytest.mark.slow

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from neftune.config import DataConfig, Recipe, RunConfig
 from neftune.errors import ConfigError
 from neftune.recipe import validate

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from neftune.errors import ConfigError, StoreError
 from neftune.records import Answer, Failure, HistoryPoint, PlannedRun, RealisedNoise, RunRecord, Scores
 from neftune.study.store import Store, read_json, write_json
