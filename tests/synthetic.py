@@ -285,7 +285,7 @@ def _answer(
         true = int(own.random() < min(1.0, max(0.0, 0.8 + job.planted.closed)))
         false = 1 - true
     else:
-        true = max(0, int(np.floor(1.3 + job.planted.true_facts + own.random())) - int(own.random() < 0.3))
+        true = min(8, 1 + int(own.poisson(0.4 + job.planted.true_facts)))
         false = int(own.poisson(0.05 + job.planted.false_facts))
     text = (
         reference if verbatim else _sentences(person, range(index, index + true), range(index + 3, index + 3 + false))

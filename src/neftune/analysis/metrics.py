@@ -64,6 +64,6 @@ def meaning_of(metric: str, part: str) -> Meaning:
     return Meaning(known.unit, "lower") if metric in _MEMORISED else known
 
 
-def is_better(metric: str, part: str, difference: float) -> float:
+def gain_of(metric: str, part: str, difference: float) -> float:
     """The difference with the sign turned so that above 0 is better; NaN for a metric without a direction."""
     return difference * {"higher": 1.0, "lower": -1.0, "neither": float("nan")}[meaning_of(metric, part).direction]

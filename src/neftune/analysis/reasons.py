@@ -1,0 +1,149 @@
+"""The verdict in words: a sentence for people, and what it rests on."""
+
+from collections.abc import Mapping, Sequence
+
+from neftune.analysis.effects import Effect, find_effects
+from neftune.analysis.judging import Candidate, better_side, detectable, is_harm
+from neftune.analysis.wording import (
+    PARTS,
+    interval_phrase,
+    metric_phrase,
+    number,
+    place,
+    sample_phrase,
+    sentence_case,
+    unsigned,
+)
+from neftune.config import Decision
+
+_TWINS = {
+    "win_rate": "lc_win_rate",
+    "lc_win_rate": "win_rate",
+    "win_rate_vs_reference": "lc_win_rate_vs_reference",
+    "lc_win_rate_vs_reference": "win_rate_vs_reference",
+}
+
+
+def rule_in_words(rule: Decision) -> str:
+    """The decision rule as one paragraph."""
+    tolerated = [
+        f"{metric_phrase(metric)} (beyond {unsigned(rule.harm_tolerance.get(metric, 0.0))})" for metric in rule.harm_by
+    ]
+    harm = f" and no harm metric is clearly worse: {', '.join(tolerated)}" if tolerated else ""
+    return (
+        f"Choose the noisy arm with the best {metric_phrase(rule.choose_by)} on the held-out part, mean over blocks; "
+        f"judge it by the {metric_phrase(rule.judge_by)} on the test part. Use it if, in every block, the "
+        f"{100 * rule.confidence:g}% interval lies beyond {unsigned(rule.min_effect)} on the better side{harm}. "
+        f"Harmful if that interval lies wholly on the worse side{', or a harm is clear,' if tolerated else ''} in any "
+        "block. Else no evidence."
+    )
+
+
+def named_arm(arm: str, alpha: Mapping[str, float]) -> str:
+    """The arm's name with its alpha, where the name does not say it."""
+    if "alpha=" in arm or not alpha:
+        return arm
+    low, high = f"{min(alpha.values()):.3g}", f"{max(alpha.values()):.3g}"
+    return f"{arm} (alpha {low})" if low == high else f"{arm} (alpha {low} to {high})"
+
+
+def verdict_sentence(kind: str, judged: Sequence[Effect], harms: Sequence[Effect], rule: Decision, *, arm: str) -> str:
+    """The verdict with its numbers, sample sizes and intervals."""
+    metric = metric_phrase(rule.judge_by)
+    if not judged:
+        return f"No evidence for {arm}: its {metric} could not be computed on the test part."
+    numbers = "; ".join(f"{interval_phrase(e, rule.confidence)}{place(e)}" for e in judged)
+    from_what = "even" if rule.judge_by in ("win_rate", "lc_win_rate") else "the baseline"
+    said = f"on the test part its {metric} differs from {from_what} by {numbers} ({sample_phrase(judged[0])})"
+    if kind == "use":
+        return f"Use {arm}: {said}{', and no harm metric is clearly worse' if harms else ''}."
+    if kind == "harmful":
+        broken = [e for e in harms if is_harm(e, rule)]
+        why = "; ".join(f"{metric_phrase(e.metric)} {interval_phrase(e, rule.confidence)}{place(e)}" for e in broken)
+        return f"Do not use {arm}: {said}{f'. Clearly worse than tolerated: {why}' if why else ''}."
+    if any(e.num_seeds < 2 for e in judged):
+        return f"No evidence for {arm} from a single seed: {said}. Train more seeds to tell the noise from luck."
+    least = max(judged, key=detectable)
+    return f"No evidence for {arm}: {said}. {_power_phrase(least)}"
+
+
+def reasons_for(
+    effects: Sequence[Effect],
+    judged: Sequence[Effect],
+    harms: Sequence[Effect],
+    *,
+    rule: Decision,
+    candidates: Sequence[Candidate],
+) -> tuple[str, ...]:
+    """What the verdict rests on and what limits it, a sentence each."""
+    return (
+        _choice_reason(candidates, rule),
+        *_judged_reasons(judged, rule),
+        *_length_reasons(effects, judged, rule),
+        *_harm_reasons(harms, rule),
+        "One arm was tested, chosen on other data: no correction for several arms is due.",
+    )
+
+
+def _choice_reason(candidates: Sequence[Candidate], rule: Decision) -> str:
+    best, *others = candidates
+    rest = f" (others: {', '.join(f'{c.arm} {number(c.gain)}' for c in others)})" if others else ""
+    against = "better than" if best.gain > 0 else "no better than"
+    return (
+        f"{best.arm} was chosen by {metric_phrase(rule.choose_by)} on the held-out part, mean over blocks: "
+        f"gain {number(best.gain)}, {against} the baseline{rest}."
+    )
+
+
+def _judged_reasons(judged: Sequence[Effect], rule: Decision) -> list[str]:
+    said = [
+        f"{sentence_case(metric_phrase(e.metric))} on the {PARTS[e.part]} part{place(e)}: "
+        f"{interval_phrase(e, rule.confidence)} ({sample_phrase(e)}). {_power_phrase(e)}"
+        for e in judged
+    ]
+    if any(e.num_seeds < 2 for e in judged):
+        said.append("One seed: the interval says nothing about another training run, so the noise is not judged.")
+    return said
+
+
+def _power_phrase(effect: Effect) -> str:
+    size = detectable(effect)
+    if effect.metric in ("win_rate", "lc_win_rate") and size >= 50:
+        return "No win rate, however high, would be found reliably with this sample."
+    return f"Effects below about {unsigned(size)} are easily missed with this sample."
+
+
+def _length_reasons(effects: Sequence[Effect], judged: Sequence[Effect], rule: Decision) -> list[str]:
+    said: list[str] = []
+    for effect in judged if rule.judge_by in _TWINS else ():
+        same = {"block": effect.block, "part": effect.part, "arm": effect.arm}
+        words = [
+            f" Answers have {e.arm_mean:.3g} words instead of {e.baseline_mean:.3g}."
+            for e in find_effects(effects, **same, metric="words")
+        ]
+        for twin in find_effects(effects, **same, metric=_TWINS[effect.metric]):
+            raw, controlled = (twin, effect) if effect.metric.startswith("lc_") else (effect, twin)
+            agree = "agree" if _sign(raw) == _sign(controlled) else "disagree"
+            said.append(
+                f"Raw and length-controlled {agree}{place(effect)}: raw {interval_phrase(raw, rule.confidence)}; "
+                f"length-controlled {interval_phrase(controlled, rule.confidence)}.{''.join(words)}"
+            )
+    return said
+
+
+def _sign(effect: Effect) -> int:
+    return 1 if effect.low > 0 else -1 if effect.high < 0 else 0
+
+
+def _harm_reasons(harms: Sequence[Effect], rule: Decision) -> list[str]:
+    said: list[str] = []
+    for effect in harms:
+        tolerance = unsigned(rule.harm_tolerance.get(effect.metric, 0.0))
+        worst = max(0.0, -better_side(effect)[0])
+        clear = "worse" if is_harm(effect, rule) else "not clearly worse"
+        name = sentence_case(metric_phrase(effect.metric))
+        said.append(
+            f"{name}{place(effect)} is {clear} than the tolerance of {tolerance}: "
+            f"{interval_phrase(effect, rule.confidence)}, so {unsigned(worst)} worse is not ruled out."
+        )
+    return said

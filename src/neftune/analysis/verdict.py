@@ -1,0 +1,182 @@
+"""The verdict: one rule, stated in the recipe before the runs, applied to the intervals.
+
+    choose one noisy arm on held-out data -> judge it on test data, in every block -> use | no evidence | harmful
+
+One arm is tested and it was chosen on other data, so no correction for several arms is due. "Use" needs every block
+and every harm metric to agree, which makes it rarer, never more frequent, than one interval's error rate. "Harmful"
+needs one of them only and errs on the side of caution.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from neftune.analysis.effects import Effect, decision_of, find_effects, require_effect
+from neftune.analysis.judging import CHOSEN_ON, JUDGED_ON, Candidate, better_side, is_harm, rank_arms
+from neftune.analysis.metrics import meaning_of
+from neftune.analysis.pairing import Missing, missing_runs
+from neftune.analysis.reasons import named_arm, reasons_for, rule_in_words, verdict_sentence
+from neftune.config import Decision
+from neftune.errors import ConfigError
+from neftune.records import StudyResult
+
+Kind = Literal["use", "no evidence", "harmful", "incomplete"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the study says, and why.
+
+    Attributes:
+        kind: "use", "no evidence", "harmful", or "incomplete" while runs are missing.
+        arm: The chosen arm; None where none could be chosen.
+        alpha: Mean alpha of the chosen arm by block.
+        nsr: Its noise-to-signal ratio as asked, or else as realised; None where neither is known.
+        sentence: The verdict for people, with numbers, sample sizes and intervals.
+        reasons: What it rests on and what limits it, a sentence each.
+        chosen_on, judged_on: Part and metric, as ("heldout", "loss").
+        rule: The rule in words.
+        candidates: The arms it chose from, best first.
+        judged: The chosen arm's effects on the judged metric, one a block.
+        harms: The chosen arm's effects on the harm metrics.
+        confidence: Of every interval.
+    """
+
+    kind: Kind
+    arm: str | None
+    alpha: Mapping[str, float]
+    nsr: float | None
+    sentence: str
+    reasons: tuple[str, ...]
+    chosen_on: tuple[str, str]
+    judged_on: tuple[str, str]
+    rule: str
+    candidates: tuple[Candidate, ...] = ()
+    judged: tuple[Effect, ...] = ()
+    harms: tuple[Effect, ...] = ()
+    confidence: float = 0.95
+
+
+def decide(result: StudyResult, effects: Sequence[Effect]) -> Verdict:
+    """The verdict of a study by the rule of its recipe.
+
+    An arm with a failed run is no candidate, and the reasons name it; a run that is still to come, or a failed
+    baseline, makes the verdict "incomplete". Control arms never win.
+
+    Args:
+        result: The study.
+        effects: `study_effects(result)`.
+
+    Raises:
+        ConfigError: The rule names a metric without a better direction.
+        DataError: The rule names a metric that the study did not measure.
+    """
+    rule = decision_of(result)
+    _check_directions(rule)
+    missing = missing_runs(result)
+    unfinished = [_described(run) for run in missing if _blocks_verdict(result, run)]
+    if unfinished:
+        return _incomplete(rule, unfinished)
+    failed = {run.arm: run for run in missing}
+    arms = dict.fromkeys(run.arm for run in result.planned if not (run.is_baseline or run.is_control))
+    excluded = [f"No candidate: {_described(run)}" for run in failed.values() if run.arm in arms]
+    entrants = [arm for arm in arms if arm not in failed]
+    if not entrants:
+        return _incomplete(rule, excluded or ["the study has no noisy arm."])
+    require_effect(effects, part=CHOSEN_ON, metric=rule.choose_by)
+    for metric in (rule.judge_by, *rule.harm_by):
+        require_effect(effects, part=JUDGED_ON, metric=metric)
+    blocks = list(dict.fromkeys(run.block for run in result.planned))
+    candidates = rank_arms(effects, entrants, blocks=blocks, metric=rule.choose_by)
+    if not candidates:
+        return _incomplete(rule, [f"no arm has {rule.choose_by} in every block on the {CHOSEN_ON} part.", *excluded])
+    return _judge(result, effects, rule, candidates, excluded)
+
+
+def _check_directions(rule: Decision) -> None:
+    for part, metric in [(CHOSEN_ON, rule.choose_by), *((JUDGED_ON, m) for m in (rule.judge_by, *rule.harm_by))]:
+        if meaning_of(metric, part).direction == "neither":
+            raise ConfigError(
+                f"a metric that decides must have a better direction, got {metric!r}, which has none. "
+                "Take one such as loss, quality or lc_win_rate in study.decision."
+            )
+
+
+def _blocks_verdict(result: StudyResult, run: Missing) -> bool:
+    planned = next(planned for planned in result.planned if planned.run_id == run.run_id)
+    return not planned.is_control and (planned.is_baseline or run.run_id not in result.failures)
+
+
+def _described(run: Missing) -> str:
+    return f"{run.arm}{f' in {run.block}' if run.block else ''}, seed {run.seed}: {run.reason.rstrip('.')}."
+
+
+def _incomplete(rule: Decision, reasons: Sequence[str]) -> Verdict:
+    first = reasons[0].rstrip(".")
+    return Verdict(
+        kind="incomplete",
+        arm=None,
+        alpha={},
+        nsr=None,
+        sentence=f"No verdict yet: {first}{f', and {len(reasons) - 1} more' if len(reasons) > 1 else ''}.",
+        reasons=tuple(reasons),
+        chosen_on=(CHOSEN_ON, rule.choose_by),
+        judged_on=(JUDGED_ON, rule.judge_by),
+        rule=rule_in_words(rule),
+        confidence=rule.confidence,
+    )
+
+
+def _judge(
+    result: StudyResult,
+    effects: Sequence[Effect],
+    rule: Decision,
+    candidates: tuple[Candidate, ...],
+    excluded: Sequence[str],
+) -> Verdict:
+    arm, num_blocks = candidates[0].arm, len(candidates[0].by_block)
+    judged = find_effects(effects, part=JUDGED_ON, arm=arm, metric=rule.judge_by)
+    harms = tuple(e for metric in rule.harm_by for e in find_effects(effects, part=JUDGED_ON, arm=arm, metric=metric))
+    kind = _kind(judged, harms, rule, num_blocks=num_blocks)
+    alpha, nsr = _strength(result, arm)
+    return Verdict(
+        kind=kind,
+        arm=arm,
+        alpha=alpha,
+        nsr=nsr,
+        sentence=verdict_sentence(kind, judged, harms, rule, arm=named_arm(arm, alpha)),
+        reasons=(*reasons_for(effects, judged, harms, rule=rule, candidates=candidates), *excluded),
+        chosen_on=(CHOSEN_ON, rule.choose_by),
+        judged_on=(JUDGED_ON, rule.judge_by),
+        rule=rule_in_words(rule),
+        candidates=candidates,
+        judged=judged,
+        harms=harms,
+        confidence=rule.confidence,
+    )
+
+
+def _kind(judged: Sequence[Effect], harms: Sequence[Effect], rule: Decision, *, num_blocks: int) -> Kind:
+    if any(effect.num_seeds < 2 for effect in judged):
+        return "no evidence"
+    if any(better_side(effect)[1] < 0 for effect in judged) or any(is_harm(effect, rule) for effect in harms):
+        return "harmful"
+    helps = [better_side(effect)[0] > rule.min_effect for effect in judged]
+    return "use" if sum(helps) == num_blocks else "no evidence"
+
+
+def _strength(result: StudyResult, arm: str) -> tuple[dict[str, float], float | None]:
+    """Mean alpha by block, and the noise-to-signal ratio."""
+    runs = [(run.block, result.records[run.run_id]) for run in result.planned if run.arm == arm]
+    alphas: dict[str, list[float]] = {}
+    for block, record in runs:
+        alphas.setdefault(block, []).append(record.alpha)
+    asked = [record.config.get("noise", {}).get("nsr") for _, record in runs]
+    realised = [record.noise.noise_to_embedding for _, record in runs if record.noise]
+    known = [ratio for ratio in asked if ratio is not None] or realised
+    return {block: _mean(values) for block, values in alphas.items()}, _mean(known) if known else None
+
+
+def _mean(values: Sequence[float]) -> float:
+    return values[0] if len(set(values)) == 1 else math.fsum(values) / len(values)
