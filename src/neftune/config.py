@@ -21,11 +21,11 @@ class Knobs(BaseModel):
 class LoraConfig(Knobs):
     """Low-rank adapters (arXiv 2106.09685)."""
 
-    r: int = Field(16, ge=1)
+    r: int = Field(default=16, ge=1)
     """Rank."""
-    alpha: float = Field(32.0, gt=0)
+    alpha: float = Field(default=32.0, gt=0)
     """Scaling numerator: the update is multiplied by alpha / r. Not the noise's alpha."""
-    dropout: float = Field(0.05, ge=0, lt=1)
+    dropout: float = Field(default=0.05, ge=0, lt=1)
     """Dropout on the adapter's input."""
     target_modules: str | list[str] = "all-linear"
     """Names of the layers that get an adapter."""
@@ -55,15 +55,15 @@ class DataConfig(Knobs):
     """How rows are read; "auto" looks at the field names."""
     template: Literal["auto", "alpaca", "vicuna", "chat", "plain"] = "auto"
     """Prompt template; "auto" takes the tokenizer's chat template where it has one, else alpaca."""
-    num_train: int | None = Field(None, ge=1)
+    num_train: int | None = Field(default=None, ge=1)
     """Training examples drawn by seed; null takes all that are left."""
-    num_heldout: int = Field(500, ge=1)
+    num_heldout: int = Field(default=500, ge=1)
     """Held-out examples: loss is watched and alpha is chosen on them."""
-    num_test: int = Field(300, ge=1)
+    num_test: int = Field(default=300, ge=1)
     """Test examples: the verdict is taken on them alone."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Seed of the draw; for the microworld, the seed of the world."""
-    max_length: int = Field(512, ge=8)
+    max_length: int = Field(default=512, ge=8)
     """Context in tokens (paper: 512); longer examples are truncated and counted."""
     skip_bad: bool = False
     """Skip and count broken rows instead of stopping at the first."""
@@ -72,31 +72,31 @@ class DataConfig(Knobs):
 class TrainConfig(Knobs):
     """How one run is trained."""
 
-    learning_rate: float = Field(5e-5, ge=0)
+    learning_rate: float = Field(default=5e-5, ge=0)
     """Peak learning rate (paper: 5e-5)."""
-    epochs: float = Field(3.0, gt=0)
+    epochs: float = Field(default=3.0, gt=0)
     """Passes over the training data (paper: 3)."""
-    batch_size: int = Field(128, ge=1)
+    batch_size: int = Field(default=128, ge=1)
     """Examples per optimiser step (paper: 128)."""
-    micro_batch_size: int | None = Field(None, ge=1)
+    micro_batch_size: int | None = Field(default=None, ge=1)
     """Examples per forward pass; null takes the smaller of batch_size and 16."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Learning-rate schedule after warm-up (paper: cosine to 0)."""
-    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
     """Share of the steps spent warming up (paper: 0.03)."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     """AdamW weight decay (paper: 0)."""
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradient clipping (paper: 1.0)."""
     gradient_checkpointing: bool = False
     """Recompute activations to save memory."""
-    evaluations: int = Field(8, ge=1)
+    evaluations: int = Field(default=8, ge=1)
     """How often the clean losses are measured between start and end."""
-    num_clean_train: int = Field(100, ge=1)
+    num_clean_train: int = Field(default=100, ge=1)
     """Training examples in the fixed sample on which the clean training loss is measured."""
-    num_clean_heldout: int = Field(200, ge=1)
+    num_clean_heldout: int = Field(default=200, ge=1)
     """Held-out examples on which the clean held-out loss is measured while training."""
-    checkpoints: int = Field(0, ge=0)
+    checkpoints: int = Field(default=0, ge=0)
     """Checkpoints saved along the way, from which a killed run goes on; 0 starts a killed run anew."""
     save_model: bool = False
     """Keep the trained weights in the run folder."""
@@ -105,9 +105,9 @@ class TrainConfig(Knobs):
 class NoiseConfig(Knobs):
     """The noise on the embeddings (arXiv 2310.05914, algorithm 1). Give alpha or nsr, not both."""
 
-    alpha: float | None = Field(None, ge=0)
+    alpha: float | None = Field(default=None, ge=0)
     """Noise scale; 0 is the baseline (paper: 5, 10 or 15)."""
-    nsr: float | None = Field(None, ge=0)
+    nsr: float | None = Field(default=None, ge=0)
     """RMS(noise) / RMS(embedding) instead: alpha is solved from the model and the mean document length."""
     distribution: str = "uniform"
     """A registered distribution."""
@@ -133,13 +133,13 @@ class EvaluateConfig(Knobs):
 
     parts: list[Literal["train", "heldout", "test"]] = ["train", "heldout", "test"]
     """Parts that are generated and scored; "train" shows memorisation."""
-    num_train_prompts: int = Field(100, ge=1)
+    num_train_prompts: int = Field(default=100, ge=1)
     """Training prompts that are answered (the same for every run)."""
-    max_new_tokens: int = Field(256, ge=1)
+    max_new_tokens: int = Field(default=256, ge=1)
     """Longest answer in tokens."""
-    repetition_penalty: float = Field(1.0, gt=0)
+    repetition_penalty: float = Field(default=1.0, gt=0)
     """Paper: 1.2; 1.0 is off."""
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(default=64, ge=1)
     """Prompts answered together."""
     judge: str | None = None
     """A registered judge ("facts" for the microworld); null compares without preferences."""
@@ -166,9 +166,9 @@ class Decision(Knobs):
     """Metrics on the test part that must not get worse by more than their tolerance."""
     harm_tolerance: dict[str, float] = Field(default_factory=dict[str, float])
     """Largest acceptable worsening per harm metric, in the metric's unit; 0 where not given."""
-    min_effect: float = Field(0.0, ge=0)
+    min_effect: float = Field(default=0.0, ge=0)
     """Smallest effect worth having, in the judged metric's unit."""
-    confidence: float = Field(0.95, gt=0.5, lt=1)
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
     """Confidence of every interval."""
 
 
@@ -195,7 +195,7 @@ class RunConfig(Knobs):
     train: TrainConfig = TrainConfig()
     noise: NoiseConfig = NoiseConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Seed of data order, dropout and adapter initialisation; the noise has its own stream of it."""
     stop_at_train_loss_of: str | None = None
     """Run id whose final clean training loss stops this run (the equal-training-loss control)."""

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from neftune.cli.listing import REGISTRIES
 from neftune.cli.main import main
 from tests.tiny import make_recipe
 
@@ -118,9 +119,7 @@ def test_an_option_that_a_verb_does_not_take(capsys: pytest.CaptureFixture[str])
     assert "compare takes no '--typo'" in message(capsys)
 
 
-@pytest.mark.parametrize(
-    "what", ["distributions", "templates", "formats", "data-sets", "metrics", "judges", "executors"]
-)
+@pytest.mark.parametrize("what", REGISTRIES)
 def test_every_registry_can_be_listed(what: str, capsys: pytest.CaptureFixture[str]):
     assert main(["list", what]) == 0
     assert len(capsys.readouterr().out.splitlines()) > 1

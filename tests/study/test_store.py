@@ -72,7 +72,7 @@ def test_a_broken_result_says_which_file_and_what_to_do(tmp_path: Path):
 
 def test_a_folder_that_cannot_be_made_is_wrong_input(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="output folder must be writable.*--out"):
+    with pytest.raises(ConfigError, match=r"output folder must be writable.*--out"):
         Store(tmp_path / "file" / "runs")
 
 

@@ -23,7 +23,7 @@ In your own training script:
 
 Exit codes: 0 done, 1 the work failed, 2 the input is wrong."""
 
-VERBS = {"list": "show"}
+VERBS: dict[str, str] = {"list": "show"}
 """Verbs whose function has another name."""
 
 
@@ -34,9 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if knobs and not options.takes_knobs:
         parser.error(f"{options.verb} takes no {knobs[0]!r}. `neftune {options.verb} --help` lists its options.")
     try:
-        run: Callable[[argparse.Namespace, list[str]], int] = getattr(
-            import_module("neftune.cli.verbs"), VERBS.get(options.verb, options.verb)
-        )
+        function = VERBS.get(options.verb, options.verb)
+        run: Callable[[argparse.Namespace, list[str]], int] = getattr(import_module("neftune.cli.verbs"), function)
         return run(options, knobs)
     except NeftuneError as error:
         if options.debug:

@@ -173,9 +173,11 @@ def _exit_code(result: StudyResult) -> int:
 
 def _recipe(options: argparse.Namespace, knobs: list[str]) -> Recipe:
     """The recipe with the command line's settings."""
-    if options.help or options.recipe is None:
-        _help(options, read_recipe(options.recipe) if options.recipe else Recipe(name="recipe"))
-    return _with_knobs(read_recipe(options.recipe), options, knobs)
+    path: Path | None = options.recipe
+    recipe = read_recipe(path) if path else Recipe(name="recipe")
+    if options.help or not path:
+        _help(options, recipe)
+    return _with_knobs(recipe, options, knobs)
 
 
 def _with_knobs(recipe: Recipe, options: argparse.Namespace, knobs: list[str]) -> Recipe:

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from neftune.config import Control, DataConfig, KnobValue, Recipe, RunConfig
+from neftune.config import Control, DataConfig, KnobValue, NoiseConfig, Recipe, RunConfig
 from neftune.errors import ConfigError
 from neftune.recipe import knob_names, validate, with_overrides
 from neftune.records import PlannedRun, content_hash
@@ -130,7 +130,7 @@ def _run_config(values: Mapping[str, Any]) -> RunConfig:
     """A validated run; every way to say "no noise" is the same run, so that baselines are shared."""
     config = validate(RunConfig, values, source="the study's axes")
     if config.noise.is_off:
-        return config.model_copy(update={"noise": type(config.noise)(alpha=0.0)})
+        return config.model_copy(update={"noise": NoiseConfig(alpha=0.0, nsr=None)})
     return config
 
 

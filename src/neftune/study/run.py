@@ -78,8 +78,7 @@ def train_run(
     with _timed(seconds, "training"):
         finetuned = finetune(loaded.model, loaded.tokenizer, documents["train"], settings=settings)
     if config.train.save_model:
-        loaded.model.save_pretrained(folder / "model")
-        loaded.tokenizer.save_pretrained(folder / "model")
+        loaded.save(folder / "model")
     return Trained(loaded, data, finetuned, alpha, {**counts, **finetuned.counts}, seconds)
 
 

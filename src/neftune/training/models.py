@@ -36,6 +36,11 @@ class LoadedModel:
     tokenizer: "PreTrainedTokenizerBase"
     path: str
 
+    def save(self, folder: Path) -> None:
+        """Write weights (safetensors) and tokenizer as a checkpoint; of an adapter, the adapter alone."""
+        self.model.save_pretrained(str(folder))
+        self.tokenizer.save_pretrained(str(folder))
+
 
 def load_model(model: ModelConfig, data: DataConfig, *, seed: int) -> LoadedModel:
     """The configured model and its tokenizer, checked against each other and the data's context.
