@@ -1,0 +1,151 @@
+"""What the modules above an embedding were called with, and the layout of the batch that follows from it."""
+
+import inspect
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neftune.errors import NoiseError
+from neftune.noise.documents import Layout, read_layout
+from neftune.noise.stacks import Stack
+
+DOCUMENT_KEYS = "document_keys"
+"""A batch may carry its documents' keys under this name; models never see it."""
+
+_BOUNDARIES = ("cu_seq_lens_q", "cu_seqlens", "cu_seq_lens", "cu_seqlens_q")
+_IGNORED_LABEL = -100
+
+
+@dataclass(slots=True)
+class Forward:
+    """One pass through the attached model, from its outermost call to the return of that call."""
+
+    draw: int | None = None
+    reached: set[Stack] = field(default_factory=set[Stack])
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One module's call that has not returned yet."""
+
+    module: nn.Module
+    given: Mapping[str, Any]
+    is_encoder_decoder: bool
+    forward: Forward
+
+
+class Calls(threading.local):
+    """Calls that have not returned yet, outermost first, in this thread."""
+
+    def __init__(self) -> None:
+        self.open: list[Call] = []
+
+    def enter(self, module: nn.Module, parameters: Sequence[str], args: tuple[Any, ...], given: dict[str, Any]) -> None:
+        """Note a call; ``parameters`` names its positional arguments."""
+        forward = self.open[0].forward if self.open else Forward()
+        given = {**dict(zip(parameters, args, strict=False)), **given}
+        self.open.append(Call(module, given, "decoder_input_ids" in parameters, forward))
+
+    def leave(self) -> Call:
+        """Forget the innermost call."""
+        return self.open.pop()
+
+    def was_given(self, name: str) -> bool:
+        """Whether any open call has a value under this name."""
+        return any(call.given.get(name) is not None for call in self.open)
+
+    def find(self, name: str, stack: Stack) -> Any:  # noqa: ANN401
+        """What the stack was given under this name: the innermost call that mentions it decides."""
+        for call in reversed(self.open):
+            local = f"decoder_{name}" if stack.role == "decoder" and call.is_encoder_decoder else name
+            if local in call.given:
+                return call.given[local]
+        return None
+
+    def find_readable(self, name: str, stack: Stack) -> Tensor | None:
+        """Like `find`, but takes the nearest 2-D tensor where models turn it into something else on the way in."""
+        value = self.find(name, stack)
+        if value is None or _is_rows(value):
+            return value
+        for call in reversed(self.open):
+            local = f"decoder_{name}" if stack.role == "decoder" and call.is_encoder_decoder else name
+            if _is_rows(call.given.get(local)):
+                return call.given[local]
+        return value
+
+
+def positional_parameters(module: nn.Module) -> tuple[str, ...]:
+    """Names of the arguments that a module's forward takes by position."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(p.name for p in inspect.signature(module.forward).parameters.values() if p.kind in kinds)
+
+
+def layout_of(calls: Calls, stack: Stack, input_ids: Tensor) -> Layout:
+    """Documents of the token ids that a stack is about to embed.
+
+    Raises:
+        NoiseError: What the model was called with does not say where its documents are.
+    """
+    mask = calls.find_readable("attention_mask", stack)
+    positions = calls.find_readable("position_ids", stack)
+    boundaries = next((b for name in _BOUNDARIES if (b := calls.find(name, stack)) is not None), None)
+    if mask is not None and not _is_rows(mask):
+        if positions is None and boundaries is None:
+            received = f"a tensor of shape {list(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+            raise NoiseError(
+                f"attention_mask must be 2-D, or position_ids must say where documents begin; got {received} and "
+                "neither position_ids nor cu_seq_lens_q. Pass position_ids that restart with each document."
+            )
+        mask = None
+    if mask is None and boundaries is None and positions is None and stack.role == "decoder":
+        mask = _decoder_mask(calls, stack, input_ids)
+    return read_layout(
+        (input_ids.shape[0], input_ids.shape[1]),
+        input_ids.device,
+        attention_mask=mask,
+        position_ids=positions,
+        cu_seqlens=boundaries,
+    )
+
+
+def _is_rows(value: object) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 2
+
+
+def _decoder_mask(calls: Calls, stack: Stack, input_ids: Tensor) -> Tensor:
+    """Real positions of a decoder that was given no mask of its own.
+
+    Labels tell: positions up to the last one that is trained on are the document, and it has that length in any
+    batch. Without labels, padding at the end is not the document, nor is the EOS before it, which only the
+    shift of padded labels leaves there; the first position always is.
+
+    Raises:
+        NoiseError: There are neither labels nor a padding id.
+    """
+    labels = next((c.given["labels"] for c in calls.open if isinstance(c.given.get("labels"), Tensor)), None)
+    if labels is not None and labels.shape == input_ids.shape:
+        return _up_to_last(labels != _IGNORED_LABEL)
+    if stack.pad_id is None:
+        raise NoiseError(
+            "a decoder needs decoder_attention_mask, labels, or a pad_token_id in the model's config to tell padding "
+            "from text; got none of them. Pass decoder_attention_mask."
+        )
+    content = input_ids != stack.pad_id
+    content[:, 0] = True
+    real = _up_to_last(content)
+    padded_after = torch.zeros_like(real)
+    padded_after[:, :-1] = ~real[:, 1:]
+    for eos in stack.eos_ids:
+        leftover = real & padded_after & (input_ids == eos)
+        leftover[:, 0] = False
+        real = real & ~leftover
+    return real
+
+
+def _up_to_last(content: Tensor) -> Tensor:
+    """True up to and including each row's last True."""
+    return content.flip(1).cumsum(1).flip(1) > 0

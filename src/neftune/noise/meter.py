@@ -1,0 +1,112 @@
+"""What noise the model really received, summed up on its device and read on demand."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from neftune.errors import NoiseError
+from neftune.noise.documents import Layout
+from neftune.records import RealisedNoise
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over what was noised so far.
+
+    Attributes:
+        alpha_sum: Realised alphas of all documents.
+        noise_squared: Squared noise over all cells.
+        embedding_squared: Squared clean embeddings over the same cells.
+        num_documents: Documents noised, at every exposure.
+        num_tokens: Tokens noised.
+    """
+
+    alpha_sum: float = 0.0
+    noise_squared: float = 0.0
+    embedding_squared: float = 0.0
+    num_documents: float = 0.0
+    num_tokens: float = 0.0
+
+    def since(self, earlier: "Totals") -> "Totals":
+        """What came on top of an earlier state."""
+        return Totals(*(getattr(self, name) - getattr(earlier, name) for name in self.__slots__))
+
+    @property
+    def alpha_mean(self) -> float:
+        """Mean realised alpha over documents; NaN without any."""
+        return self.alpha_sum / self.num_documents if self.num_documents else math.nan
+
+    @property
+    def noise_to_embedding(self) -> float:
+        """RMS(noise) / RMS(clean embedding); NaN without any."""
+        return math.sqrt(self.noise_squared / self.embedding_squared) if self.embedding_squared else math.nan
+
+
+class Meter:
+    """Running totals per device. Recording never waits for the device; reading does."""
+
+    def __init__(self) -> None:
+        self.num_forwards = 0
+        self._sums: dict[torch.device, Tensor] = {}
+        self._least: dict[torch.device, Tensor] = {}
+        self._most: dict[torch.device, Tensor] = {}
+
+    @torch.no_grad()
+    def record(self, noise: Tensor, embeddings: Tensor, layout: Layout, *, unit_norm: float) -> None:
+        """Add one noised batch.
+
+        Args:
+            noise: What was added, float32 (B, T, D).
+            embeddings: What it was added to (B, T, D).
+            layout: Documents of the batch.
+            unit_norm: Expected L2 norm of a document's noise at alpha = 1.
+        """
+        noise_squared = torch.linalg.vecdot(noise, noise)
+        clean = embeddings.detach().to(noise.dtype)
+        embedding_squared = torch.linalg.vecdot(clean, clean) * layout.real
+        per_document = torch.zeros_like(layout.lengths, dtype=noise.dtype)
+        per_document.index_add_(0, layout.document.flatten(), noise_squared.flatten())
+        alphas = per_document.sqrt() / unit_norm
+        present = layout.lengths > 0
+        sums = (alphas.sum(), noise_squared.sum(), embedding_squared.sum(), present.sum(), layout.lengths.sum())
+        self._accumulate(torch.stack([value.to(torch.float64) for value in sums]), alphas, present)
+
+    def _accumulate(self, sums: Tensor, alphas: Tensor, present: Tensor) -> None:
+        device = sums.device
+        least = torch.where(present, alphas, math.inf).min()
+        most = alphas.max()
+        if device not in self._sums:
+            self._sums[device], self._least[device], self._most[device] = sums, least, most
+            return
+        self._sums[device] += sums
+        self._least[device] = torch.minimum(self._least[device], least)
+        self._most[device] = torch.maximum(self._most[device], most)
+
+    def totals(self) -> Totals:
+        """Everything recorded so far; waits for the device."""
+        parts = [sums.tolist() for sums in self._sums.values()]
+        return Totals(*(math.fsum(column) for column in zip(*parts, strict=True))) if parts else Totals()
+
+    def realised(self) -> RealisedNoise:
+        """The record of everything noised so far; waits for the device.
+
+        Raises:
+            NoiseError: Nothing was noised yet.
+        """
+        totals = self.totals()
+        if not totals.num_documents:
+            raise NoiseError(
+                f"there is no realised noise to read: {self.num_forwards} training forwards, 0 documents noised. "
+                "Run the attached model in training mode, with gradients on, before reading."
+            )
+        return RealisedNoise(
+            alpha_mean=totals.alpha_mean,
+            alpha_min=min(float(value) for value in self._least.values()),
+            alpha_max=max(float(value) for value in self._most.values()),
+            noise_to_embedding=totals.noise_to_embedding,
+            num_documents=int(totals.num_documents),
+            num_tokens=int(totals.num_tokens),
+            num_forwards=self.num_forwards,
+        )
