@@ -63,9 +63,9 @@ class Meter:
             layout: Documents of the batch.
             unit_norm: Expected L2 norm of a document's noise at alpha = 1.
         """
-        noise_squared = torch.linalg.vecdot(noise, noise)
-        clean = embeddings.detach().to(noise.dtype)
-        embedding_squared = torch.linalg.vecdot(clean, clean) * layout.real
+        # Norms, and not products, stay in float32 under autocast.
+        noise_squared = torch.linalg.vector_norm(noise, dim=-1).square()
+        embedding_squared = torch.linalg.vector_norm(embeddings.to(noise.dtype), dim=-1).square() * layout.real
         per_document = torch.zeros_like(layout.lengths, dtype=noise.dtype)
         per_document.index_add_(0, layout.document.flatten(), noise_squared.flatten())
         alphas = per_document.sqrt() / unit_norm
