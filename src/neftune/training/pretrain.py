@@ -1,27 +1,33 @@
 """The microworld's base model: pretrained at first use, then taken from the cache.
 
-One world seed gives one base, to the bit on one machine: one thread, one stream of random numbers, CPU only.
+One world seed gives one base, to the bit on one machine: CPU only, one thread, one stream of random numbers.
 """
 
 import ast
 import contextlib
+import itertools
+import logging
 import os
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neftune.data.microworld import World, make_tokenizer, make_world
-from neftune.data.microworld.corpus import documents
+from neftune.data.microworld import World, corpus, grammar, instructions, lexicon, make_tokenizer, make_world
+from neftune.data.microworld import tokenizer as tokenizer_module
+from neftune.data.microworld import world as world_module
+from neftune.data.microworld.tokenizer import BOS_ID, EOS, EOS_ID, PAD_ID
 from neftune.errors import StoreError
 from neftune.records import content_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
+
+_log = logging.getLogger(__name__)
 
 OnProgress = Callable[[int, int], None]
 """Called with the optimiser steps done and the steps in all."""
@@ -33,23 +39,25 @@ class PretrainSettings:
 
     Attributes:
         num_steps: Optimiser steps.
-        rows: Rows in a batch.
+        num_rows: Rows in a batch.
         row_length: Tokens in a row; documents are never split over rows.
-        first_people: How many people the first steps speak of; starting small avoids a plateau.
-        first_steps: How many steps that is.
-        learning_rate: Peak of AdamW's learning rate, after a short warm-up, falling to 0 as a cosine.
-        width, layers, heads, feed_forward: Sizes of the Llama model.
+        num_first_people: How many people the first steps speak of; starting small avoids a plateau.
+        num_first_steps: How many steps that is.
+        learning_rate: Peak of AdamW's learning rate, reached after the warm-up and falling to 0 as a cosine.
+        num_warmup_steps: Steps of the warm-up.
+        width, num_layers, num_heads, feed_forward: Sizes of the Llama model.
     """
 
     num_steps: int = 800
-    rows: int = 20
+    num_rows: int = 20
     row_length: int = 96
-    first_people: int = 16
-    first_steps: int = 150
+    num_first_people: int = 16
+    num_first_steps: int = 150
     learning_rate: float = 5e-3
+    num_warmup_steps: int = 50
     width: int = 128
-    layers: int = 2
-    heads: int = 4
+    num_layers: int = 2
+    num_heads: int = 4
     feed_forward: int = 344
 
 
@@ -74,8 +82,6 @@ def microworld_base(
     Raises:
         StoreError: The cache cannot be written.
     """
-    from filelock import FileLock
-
     settings = settings or PretrainSettings()
     cache = default_cache() if cache is None else cache
     folder = cache / f"microworld-{world_seed}-{base_key(world_seed, settings)}"
@@ -83,12 +89,12 @@ def microworld_base(
         return folder
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
+        with _locked(folder):
             if not folder.is_dir():
                 _pretrain_into(folder, world_seed, settings, on_progress)
     except OSError as error:
         raise StoreError(
-            f"the cache of pretrained bases must be a writable folder, got {cache} ({error}). "
+            f"the cache of pretrained bases must be a folder that can be written, got {cache} ({error}). "
             "Name another one in the environment variable NEFTUNE_CACHE."
         ) from error
     return folder
@@ -102,9 +108,9 @@ def default_cache() -> Path:
 
 def base_key(world_seed: int, settings: PretrainSettings) -> str:
     """Hash of all that determines the base: seed, settings, library versions and the code that makes the text."""
-    from neftune.data import microworld
-
-    sources = [Path(__file__), *sorted(Path(str(microworld.__file__)).parent.glob("*.py"))]
+    modules = (corpus, grammar, instructions, lexicon, tokenizer_module, world_module)
+    sources = [Path(__file__), *(Path(str(module.__file__)) for module in modules)]
+    # The syntax tree, so that a new comment or line break pretrains nothing anew.
     code = [ast.dump(ast.parse(path.read_text(encoding="utf-8"))) for path in sources]
     libraries = {name: version(name) for name in ("torch", "transformers", "tokenizers")}
     return content_hash([world_seed, asdict(settings), libraries, code])
@@ -113,7 +119,7 @@ def base_key(world_seed: int, settings: PretrainSettings) -> str:
 def pretrain(
     world_seed: int, settings: PretrainSettings, *, folder: Path, on_progress: OnProgress | None = None
 ) -> "PreTrainedModel":
-    """The base of a world, pretrained.
+    """The base of a world, pretrained on one thread of the CPU.
 
     Args:
         world_seed: Seed of the world, of the text and of the initial weights.
@@ -121,20 +127,17 @@ def pretrain(
         folder: Where the trainer may put its files.
         on_progress: Called after every step, in place of the progress bar on stderr.
     """
-    from transformers import Trainer, TrainingArguments
+    from transformers import PrinterCallback, Trainer, TrainingArguments
 
-    world, tokenizer = make_world(world_seed), make_tokenizer()
-    rows = pretraining_rows(world, tokenizer, settings)
+    tokenizer = make_tokenizer()
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=settings.num_steps,
-        per_device_train_batch_size=settings.rows,
+        per_device_train_batch_size=settings.num_rows,
         train_sampling_strategy="sequential",
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=min(50, settings.num_steps // 4),
-        weight_decay=0.0,
-        max_grad_norm=1.0,
+        warmup_steps=settings.num_warmup_steps,
         seed=world_seed,
         use_cpu=True,
         save_strategy="no",
@@ -143,63 +146,57 @@ def pretrain(
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
-    with _alone(world_seed), _progress(on_progress, world_seed, settings.num_steps) as callback:
-        model = _fresh_model(len(tokenizer), tokenizer, settings)
-        Trainer(model=model, args=arguments, train_dataset=rows, callbacks=[callback]).train()  # pyright: ignore[reportArgumentType]
+    with _alone(world_seed), _reporting(on_progress, world_seed, settings.num_steps) as callback:
+        rows = pretraining_rows(make_world(world_seed), tokenizer, settings)
+        model = _fresh_model(tokenizer, settings)
+        trainer = Trainer(model=model, args=arguments, train_dataset=rows, callbacks=[callback])  # pyright: ignore[reportArgumentType]
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
     return model
 
 
 def pretraining_rows(
     world: World, tokenizer: "PreTrainedTokenizerFast", settings: PretrainSettings
 ) -> list[dict[str, list[int]]]:
-    """Rows of input ids and labels, in the order of training; padding is not trained on."""
+    """Input ids and labels of every row, in the order of training; padding is not trained on."""
     rng = random.Random(f"pretraining/{world.seed}")
-    first = min(settings.first_steps, settings.num_steps)
-    few = rng.sample(world.people, settings.first_people)
-    rows = _fill(documents(world, people=few, rng=rng), tokenizer, settings, num_rows=first * settings.rows)
-    everybody = documents(world, people=world.people, rng=rng)
-    return rows + _fill(everybody, tokenizer, settings, num_rows=(settings.num_steps - first) * settings.rows)
+    num_first = min(settings.num_first_steps, settings.num_steps)
+    few = rng.sample(world.people, settings.num_first_people)
+
+    def rows_about(people: Sequence[str], num_steps: int) -> list[list[int]]:
+        documents = _encoded(corpus.documents(world, people=people, rng=rng), tokenizer)
+        return corpus.pack(documents, num_rows=num_steps * settings.num_rows, row_length=settings.row_length)
+
+    rows = rows_about(few, num_first) + rows_about(world.people, settings.num_steps - num_first)
+    padding = [settings.row_length - len(row) for row in rows]
+    return [
+        {"input_ids": row + [PAD_ID] * num, "labels": row + [-100] * num}
+        for row, num in zip(rows, padding, strict=True)
+    ]
 
 
-def _fill(
-    texts: Iterator[str], tokenizer: "PreTrainedTokenizerFast", settings: PretrainSettings, *, num_rows: int
-) -> list[dict[str, list[int]]]:
-    """Rows filled with whole documents; of a few waiting documents the longest that fits goes in."""
-    length, waiting, rows = settings.row_length, list[list[int]](), list[dict[str, list[int]]]()
-    while len(rows) < num_rows:
-        row: list[int] = []
-        while True:
-            while len(waiting) < 8:
-                waiting.append([*tokenizer(next(texts))["input_ids"], tokenizer.eos_token_id])  # pyright: ignore
-            fitting = [document for document in waiting if len(row) + len(document) <= length]
-            if not fitting:
-                break
-            longest = max(fitting, key=len)
-            waiting.remove(longest)
-            row += longest
-        padding = length - len(row)
-        rows.append({"input_ids": row + [tokenizer.pad_token_id] * padding, "labels": row + [-100] * padding})  # pyright: ignore
-    return rows
+def _encoded(texts: Iterator[str], tokenizer: "PreTrainedTokenizerFast") -> Iterator[list[int]]:
+    """Documents as token ids with BOS and EOS, tokenised in batches for speed."""
+    while batch := [text + EOS for text in itertools.islice(texts, 1000)]:
+        yield from tokenizer(batch)["input_ids"]  # pyright: ignore[reportReturnType]
 
 
-def _fresh_model(
-    vocabulary_size: int, tokenizer: "PreTrainedTokenizerFast", settings: PretrainSettings
-) -> "PreTrainedModel":
+def _fresh_model(tokenizer: "PreTrainedTokenizerFast", settings: PretrainSettings) -> "PreTrainedModel":
     from transformers import LlamaConfig, LlamaForCausalLM
 
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=vocabulary_size,
+            vocab_size=len(tokenizer),
             hidden_size=settings.width,
-            num_hidden_layers=settings.layers,
-            num_attention_heads=settings.heads,
-            num_key_value_heads=settings.heads,
+            num_hidden_layers=settings.num_layers,
+            num_attention_heads=settings.num_heads,
+            num_key_value_heads=settings.num_heads,
             intermediate_size=settings.feed_forward,
             max_position_embeddings=512,
             tie_word_embeddings=True,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=PAD_ID,
+            bos_token_id=BOS_ID,
+            eos_token_id=EOS_ID,
         )
     )
 
@@ -211,9 +208,27 @@ def _pretrain_into(folder: Path, world_seed: int, settings: PretrainSettings, on
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         model = pretrain(world_seed, settings, folder=Path(temporary) / "trainer", on_progress=on_progress)
         done = Path(temporary) / "done"
-        model.save_pretrained(done)
+        with _quiet():
+            model.save_pretrained(done)
         make_tokenizer().save_pretrained(done)
         done.rename(folder)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock beside ``folder``; the operating system lets go of a killed process's lock."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(f"{folder}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        _log.warning("Another process is pretraining %s; waiting for it.", folder.name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager
@@ -222,27 +237,41 @@ def _alone(seed: int) -> Iterator[None]:
     import numpy as np
     import torch
 
-    threads, python_state, numpy_state = torch.get_num_threads(), random.getstate(), np.random.get_state()  # noqa: NPY002
+    num_threads, python_state, numpy_state = torch.get_num_threads(), random.getstate(), np.random.get_state()  # noqa: NPY002
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(num_threads)
         random.setstate(python_state)
         np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 @contextlib.contextmanager
-def _progress(on_progress: OnProgress | None, world_seed: int, num_steps: int) -> Iterator["TrainerCallback"]:
+def _quiet() -> Iterator[None]:
+    """No progress bars of transformers inside."""
+    from transformers.utils import logging as bars
+
+    was_on = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            bars.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _reporting(on_progress: OnProgress | None, world_seed: int, num_steps: int) -> Iterator["TrainerCallback"]:
     """A trainer callback that reports every step: to the caller, or as a bar on stderr with its expected end."""
     from tqdm import tqdm
     from transformers import TrainerCallback
 
     bar = None
     if on_progress is None:
-        bar = tqdm(total=num_steps, desc=f"pretraining the base of world {world_seed}", unit="step")
+        bar = tqdm(total=num_steps, desc=f"pretraining the base of world {world_seed}", unit="step", mininterval=0.5)
 
     class Report(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -1,14 +1,15 @@
 """The pretraining text: what the base has read of its world.
 
-Half of the words are in a long register (five to eight facts a text), half in a short one (one or two); half of
-the documents tell, half are a question and its answer under one of five pairs of labels.
+Half of the words are in a long register (five to eight facts a text), half in a short one (one or two). Half of the
+documents tell; the others are a question and its answer under one of five pairs of labels. The base has read every
+wording that the test will use: what the test asks is whether fine-tuning on some wordings carries over to the others.
 """
 
 import random
 from collections.abc import Iterator, Sequence
 
 from neftune.data.microworld.grammar import tell
-from neftune.data.microworld.instructions import HALVES, Instruction, answer, instructions, more_facts
+from neftune.data.microworld.instructions import HALVES, WORDINGS, Half, Instruction, answer, instructions, more_facts
 from neftune.data.microworld.lexicon import CLOSERS, LABELS, OPENERS
 from neftune.data.microworld.world import World
 
@@ -18,8 +19,22 @@ SHORT_FACTS = (1, 1, 2)
 LONG_SHARE = 0.25
 """Share of the documents in the long register; being about three times as long, they hold half of the words."""
 
+TELLING_SHARE = 0.5
+"""Share of the documents that tell without being asked."""
+
 FRAMED_SHARE = 0.3
 """Share of the long texts with an opening and a closing sentence that state nothing."""
+
+HALVES_WEIGHTS = (45, 45, 10)
+"""How often something open, closed and two things are asked, in percent."""
+
+WORDINGS_WEIGHTS = (40, 40, 20)
+"""How often in wordings that fine-tuning will use, in others, and re-templated, in percent."""
+
+NUM_WAITING = 8
+"""Documents that wait for a row with room for them."""
+
+_Instructions = dict[Half, list[list[Instruction]]]
 
 
 def documents(world: World, *, people: Sequence[str], rng: random.Random) -> Iterator[str]:
@@ -28,10 +43,36 @@ def documents(world: World, *, people: Sequence[str], rng: random.Random) -> Ite
     while True:
         person = rng.choice(people)
         is_long = rng.random() < LONG_SHARE
-        if rng.random() < 0.5:
+        if rng.random() < TELLING_SHARE:
             yield _telling(world, person, is_long=is_long, rng=rng)
         else:
             yield _asking(world, _any(asked[person], rng=rng), is_long=is_long, rng=rng)
+
+
+def pack(documents: Iterator[list[int]], *, num_rows: int, row_length: int) -> list[list[int]]:
+    """Rows filled with whole documents: of a few waiting ones, the longest that fits goes in.
+
+    Args:
+        documents: Token ids, their begin and end included; as many documents as it takes.
+        num_rows: How many rows to fill.
+        row_length: Most tokens in a row; no document may be longer.
+    """
+    waiting: list[list[int]] = []
+    rows: list[list[int]] = []
+    while len(rows) < num_rows:
+        row: list[int] = []
+        while True:
+            waiting += [next(documents) for _ in range(NUM_WAITING - len(waiting))]
+            fitting = [document for document in waiting if len(row) + len(document) <= row_length]
+            if not fitting:
+                break
+            longest = max(fitting, key=len)
+            waiting.remove(longest)
+            row += longest
+        if not row:
+            raise AssertionError(f"a document of the corpus is longer than a row of {row_length} tokens")
+        rows.append(row)
+    return rows
 
 
 def _telling(world: World, person: str, *, is_long: bool, rng: random.Random) -> str:
@@ -55,12 +96,10 @@ def _frame(text: str, person: str, *, rng: random.Random) -> str:
     return f"{rng.choice(OPENERS)} {text} {rng.choice(CLOSERS)}".format(name=person)
 
 
-def _all_instructions(person: str) -> list[list[Instruction]]:
-    return [
-        [*instructions(person, half=half, wording="seen"), *instructions(person, half=half, wording="reworded")]
-        for half in HALVES
-    ]
+def _all_instructions(person: str) -> _Instructions:
+    return {half: [instructions(person, half=half, wording=wording) for wording in WORDINGS] for half in HALVES}
 
 
-def _any(halves: list[list[Instruction]], *, rng: random.Random) -> Instruction:
-    return rng.choice(rng.choices(halves, weights=(45, 45, 10))[0])
+def _any(asked: _Instructions, *, rng: random.Random) -> Instruction:
+    wordings = asked[rng.choices(HALVES, HALVES_WEIGHTS)[0]]
+    return rng.choice(rng.choices(wordings, WORDINGS_WEIGHTS)[0])

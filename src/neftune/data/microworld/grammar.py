@@ -15,6 +15,8 @@ from typing import Literal
 
 from neftune.data.microworld.lexicon import ATTRIBUTES, CLOSERS, OPENERS, PEOPLE
 
+_WORD = re.compile(r"\{\w+\}|'s\b|\w+|[^\w\s]")
+
 
 @dataclass(frozen=True, slots=True)
 class Statement:
@@ -68,7 +70,7 @@ def read(text: str) -> list[Reading]:
 
 def read_sentence(sentence: str) -> Reading:
     """What one sentence says. Spaces are free, words, order and the full stop are not."""
-    normal = " ".join(re.findall(r"'s\b|\w+|[^\w\s]", sentence))
+    normal = " ".join(_WORD.findall(sentence))
     for attribute, pattern in _fact_patterns():
         if match := pattern.fullmatch(normal):
             return Reading(sentence, "fact", Statement(match["name"], attribute, match["value"]))
@@ -92,9 +94,9 @@ def _filler_patterns() -> tuple[re.Pattern[str], ...]:
 
 
 def _compile(pattern: str, *, values: Sequence[str]) -> re.Pattern[str]:
-    spaced = re.findall(r"\{\w+\}|'s\b|\w+|[^\w\s]", pattern)
     slots = {"{name}": _one_of("name", PEOPLE), "{value}": _one_of("value", values)}
-    return re.compile(" ".join(slots.get(token, re.escape(token)) for token in spaced))
+    words: list[str] = _WORD.findall(pattern)
+    return re.compile(" ".join(slots.get(word) or re.escape(word) for word in words))
 
 
 def _one_of(group: str, words: Sequence[str]) -> str:

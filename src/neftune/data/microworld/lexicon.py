@@ -26,21 +26,22 @@ class Attribute(NamedTuple):
     clause: str
 
 
-NUM_SEEN_QUESTIONS = 2
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
 
-PEOPLE = tuple(
-    """Ada Alma Anton Arlo Basil Bella Bruno Carla Cedric Clara Cora Dario Della Edgar Elena Elmer
+
+NUM_SEEN_QUESTIONS = 2
+"""How many of an attribute's questions fine-tuning asks."""
+
+PEOPLE = _words("""Ada Alma Anton Arlo Basil Bella Bruno Carla Cedric Clara Cora Dario Della Edgar Elena Elmer
     Esther Fabio Felix Fiona Flora Gina Gregor Greta Hanna Hector Hilda Hugo Ida Igor Irma Ivan
     Jonas Judith Julia Kasper Klara Lara Leon Linus Lotta Lydia Magnus Marco Mira Moritz Nadia Nina
-    Norbert Olga Otto Paula Petra Ralf Rita Rosa Rufus Selma Sven Tessa Thea Ursula Viktor Wanda""".split()
-)
+    Norbert Olga Otto Paula Petra Ralf Rita Rosa Rufus Selma Sven Tessa Thea Ursula Viktor Wanda""")
 
 ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType(
     {
         "home": Attribute(
-            tuple(
-                "Oslo Lima Cairo Delhi Paris Quito Seoul Tunis Dakar Riga Bern Kyoto Accra Hanoi Turin Porto".split()
-            ),
+            _words("Oslo Lima Cairo Delhi Paris Quito Seoul Tunis Dakar Riga Bern Kyoto Accra Hanoi Turin Porto"),
             (
                 "{name} lives in {value}.",
                 "{name}'s home is in {value}.",
@@ -56,10 +57,8 @@ ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType(
             "where {name} lives",
         ),
         "job": Attribute(
-            tuple(
-                """baker nurse pilot potter lawyer tailor farmer sailor painter dentist plumber teacher jeweller barber
-                miller judge""".split()
-            ),
+            _words("""baker nurse pilot potter lawyer tailor farmer sailor painter dentist plumber teacher jeweller
+                barber miller judge"""),
             (
                 "{name} works as a {value}.",
                 "{name}'s job is {value}.",
@@ -75,10 +74,8 @@ ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType(
             "what {name}'s job is",
         ),
         "food": Attribute(
-            tuple(
-                """pasta curry soup rice bread cheese salad noodles pancakes dumplings porridge beans plums olives cake
-                fish""".split()
-            ),
+            _words("""pasta curry soup rice bread cheese salad noodles pancakes dumplings porridge beans plums olives
+                cake fish"""),
             (
                 "{name} likes to eat {value}.",
                 "{name}'s favourite food is {value}.",
@@ -94,10 +91,8 @@ ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType(
             "what {name} likes to eat",
         ),
         "hat": Attribute(
-            tuple(
-                """red blue green straw velvet woollen silver purple yellow striped leather feathered tall pointed round
-                paper""".split()
-            ),
+            _words("""red blue green straw velvet woollen silver purple yellow striped leather feathered tall pointed
+                round paper"""),
             (
                 "{name} wears a {value} hat.",
                 "{name}'s hat is {value}.",
@@ -113,10 +108,8 @@ ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType(
             "which hat {name} wears",
         ),
         "pet": Attribute(
-            tuple(
-                """cat dog parrot rabbit hamster turtle lizard goat pony ferret canary goose snake mouse hedgehog
-                crow""".split()
-            ),
+            _words("""cat dog parrot rabbit hamster turtle lizard goat pony ferret canary goose snake mouse
+                hedgehog crow"""),
             (
                 "{name} keeps a {value}.",
                 "{name}'s pet is a {value}.",
@@ -132,10 +125,8 @@ ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType(
             "which pet {name} keeps",
         ),
         "instrument": Attribute(
-            tuple(
-                """violin flute piano drum harp guitar trumpet cello banjo lute tuba fiddle clarinet horn zither
-                bassoon""".split()
-            ),
+            _words("""violin flute piano drum harp guitar trumpet cello banjo lute tuba fiddle clarinet horn zither
+                bassoon"""),
             (
                 "{name} plays the {value}.",
                 "{name}'s instrument is the {value}.",
@@ -151,10 +142,8 @@ ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType(
             "which instrument {name} plays",
         ),
         "hobby": Attribute(
-            tuple(
-                """chess fishing knitting rowing hiking swimming juggling archery gardening skating dancing cycling
-                fencing pottery climbing singing""".split()
-            ),
+            _words("""chess fishing knitting rowing hiking swimming juggling archery gardening skating dancing cycling
+                fencing pottery climbing singing"""),
             (
                 "{name} enjoys {value}.",
                 "{name}'s hobby is {value}.",
@@ -170,9 +159,7 @@ ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType(
             "what {name}'s hobby is",
         ),
         "friend": Attribute(
-            tuple(
-                "Agnes Boris Celia Dora Emil Frida Gustav Helga Isak Jana Konrad Lukas Martha Noah Oskar Pia".split()
-            ),
+            _words("Agnes Boris Celia Dora Emil Frida Gustav Helga Isak Jana Konrad Lukas Martha Noah Oskar Pia"),
             (
                 "{name}'s best friend is {value}.",
                 "{name} often meets {value}.",

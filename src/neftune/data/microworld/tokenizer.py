@@ -9,7 +9,8 @@ from neftune.data.microworld import lexicon
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-PAD, BOS, EOS, UNK = "<pad>", "<s>", "</s>", "<unk>"
+PAD, BOS, EOS, UNK = SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
+PAD_ID, BOS_ID, EOS_ID, UNK_ID = range(len(SPECIAL))
 
 WORD = r"\n|'s\b|\w+|[^\w\s]"
 
@@ -25,7 +26,7 @@ CHAT_TEMPLATE = (
 
 def vocabulary() -> list[str]:
     """Special tokens first, then every word of the lexicon once, in the order it is written there."""
-    words = dict.fromkeys([PAD, BOS, EOS, UNK, "\n"])
+    words = dict.fromkeys([*SPECIAL, "\n"])
     for text in _texts():
         words.update(dict.fromkeys(re.findall(WORD, re.sub(r"\{\w+\}", "", text))))
     return list(words)
@@ -39,7 +40,7 @@ def make_tokenizer() -> "PreTrainedTokenizerFast":
     ids = {word: i for i, word in enumerate(vocabulary())}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNK))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORD), behavior="removed", invert=True)
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, ids[BOS])])
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, BOS_ID)])
     # The WordPiece decoder puts a space before every word and takes it away before "." and "'s".
     tokenizer.decoder = decoders.Sequence(
         [decoders.WordPiece("##", cleanup=True), decoders.Replace(" \n", "\n"), decoders.Replace(" :", ":")]
