@@ -46,13 +46,11 @@ MIXES: Mapping[str, tuple[float, float, float]] = {
 
 def _normal(mix: tuple[float, float, float], shape: tuple[int, int], rng: np.random.Generator) -> FloatArray:
     seeds, examples = shape
-    of_seed, of_example, of_cell = mix
-    return np.asarray(
-        of_seed * rng.standard_normal((seeds, 1))
-        + of_example * rng.standard_normal((1, examples))
-        + of_cell * rng.standard_normal(shape),
-        dtype=np.float64,
-    )
+    parts = [(mix[0], (seeds, 1)), (mix[1], (1, examples)), (mix[2], shape)]
+    total: FloatArray = np.zeros(shape)
+    for sd, size in parts:
+        total = total + np.asarray(sd * rng.standard_normal(size), dtype=np.float64)
+    return total
 
 
 def _rare_counts(shape: tuple[int, int], rng: np.random.Generator) -> FloatArray:

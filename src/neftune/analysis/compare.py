@@ -106,7 +106,8 @@ def compare_outputs(
         confidence: Of the intervals.
 
     Raises:
-        DataError: A row without instruction or output, an instruction twice, or files that answer different ones.
+        DataError: Fewer than two rows, a row without instruction or output, an instruction twice, or files that
+            answer different instructions.
     """
     by_prompt_a, by_prompt_b = _by_prompt(rows_a, "A"), _by_prompt(rows_b, "B")
     _check_joined(by_prompt_a, by_prompt_b)
@@ -185,6 +186,8 @@ def _by_prompt(rows: Sequence[Mapping[str, Any]], side: str) -> dict[str, dict[s
 
 
 def _check_joined(a: Mapping[str, object], b: Mapping[str, object]) -> None:
+    if min(len(a), len(b)) < 2:
+        raise DataError(f"a comparison needs at least two instructions in each file, got {len(a)} and {len(b)}.")
     only_a, only_b = [prompt for prompt in a if prompt not in b], [prompt for prompt in b if prompt not in a]
     if only_a or only_b:
         told = [
