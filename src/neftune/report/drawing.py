@@ -1,5 +1,6 @@
 """What figures are made of: panels as Plotly data, in the light palette; the page recolours them for dark and print."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,6 +72,11 @@ def spec(data: Sequence[Trace], *, x: dict[str, Any], y: dict[str, Any], height:
 def _titled(axis: dict[str, Any]) -> dict[str, Any]:
     title = axis.get("title")
     return axis if title is None else {**axis, "title": {"text": plotly_text(title), "standoff": 8}}
+
+
+def arm_label(arm: Arm, *, width: int = 16) -> str:
+    """An arm's name as an axis label, broken into short lines."""
+    return "<br>".join(map(plotly_text, textwrap.wrap(arm.name, width)[:3])) or " "
 
 
 def line(x: Sequence[float], y: Sequence[float | None], arm: Arm, *, dash: str = "solid", name: str = "") -> Trace:

@@ -1,15 +1,16 @@
 """All that a report rests on, computed once."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from neftune.analysis.effects import Effect, decision_of, study_effects
+from neftune.analysis.effects import Effect, decision_of, find_effects, study_effects
 from neftune.analysis.metrics import meaning_of
 from neftune.analysis.verdict import CHOSEN_ON, JUDGED_ON, Verdict, decide, rule_in_words
 from neftune.config import Decision
 from neftune.errors import InputError
 from neftune.records import StudyResult
-from neftune.report.overview import Overview
+from neftune.report.overview import Arm, Overview, mean
 from neftune.report.runs import RunRow, run_rows
 
 
@@ -40,6 +41,19 @@ class Evidence:
     def measured(self) -> tuple[str, ...]:
         """Metrics that have an effect on the test part, in order of appearance."""
         return tuple(dict.fromkeys(effect.metric for effect in self.effects if effect.part == "test"))
+
+    def level(self, arm: Arm, block: str, name: str) -> float:
+        """An arm's own value on the test part; the baseline's stands in every effect of its block. NaN if unknown."""
+        found = find_effects(self.effects, block=block, part="test", metric=name)
+        if arm.role == "baseline" and found:
+            return found[0].baseline_mean
+        mine = [effect.arm_mean for effect in found if effect.arm == arm.name]
+        return mine[0] if mine else self.mean_of_runs(arm, block, name)
+
+    def mean_of_runs(self, arm: Arm, block: str, name: str) -> float:
+        """Mean of a run's number over an arm's finished runs in a block; NaN where none has it."""
+        rows = (row for row in self.rows if row.run.arm == arm.name and row.run.block == block)
+        return mean(row.values.get(name, math.nan) for row in rows)
 
     def is_harm(self, effect: Effect) -> bool:
         """Whether an effect's interval lies wholly on the worse side of zero."""

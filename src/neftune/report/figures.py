@@ -1,8 +1,12 @@
-"""Figures, one question each. Add one with ``@figures.register("name")``; it gets the evidence and gives a `Figure`,
-or None where the study has nothing to show for it."""
+"""Figures, one question each.
+
+Add one with ``@figures.register("name")``: it gets the evidence and gives a `Figure`, or None where the study has
+nothing to show for it.
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from neftune.records import RunRecord
 from neftune.registry import Registry
@@ -11,7 +15,7 @@ from neftune.report.drawing import Figure, Panel, Trace
 from neftune.report.embed import plotly_text
 from neftune.report.evidence import Evidence
 from neftune.report.overview import Arm, Overview, mean
-from neftune.report.runs import block_title
+from neftune.report.runs import WINS, block_title
 
 figures: Registry[Callable[[Evidence], Figure | None]] = Registry("figure")
 """Figures by name."""
@@ -30,7 +34,7 @@ def losses(evidence: Evidence) -> Figure | None:
         "losses",
         "Loss while training, noise off",
         "Solid: held-out loss. Dashed: loss on a fixed sample of the training data. Thick: mean over seeds; "
-        f"thin: one seed. {numbers.count(len(overview.seeds), 'seed')} per arm.",
+        f"thin: one seed. {numbers.count(len(overview.seeds), 'seed')} per arm. A steep start lies above the frame.",
         tuple(panels),
         tuple(arm for arm in overview.arms if overview.of_arm(arm)),
     )
@@ -51,9 +55,20 @@ def _loss_panel(overview: Overview, block: str, number: int) -> Panel | None:
                 ends.append(f"{name} ends at {numbers.number(next(reversed(average.values())))}")
     if not data:
         return None
-    axes = {"x": {"title": "epochs"}, "y": {"title": "loss, nats per token"}}
-    spec = drawing.spec(data, **axes, height=360)
-    return Panel(f"losses-{number}", block_title(block), "", "; ".join(ends) + ".", spec, 360)
+    axes = {"x": {"title": "epochs"}, "y": {"title": "loss, nats per token", **_frame(data)}}
+    spec = drawing.spec(data, **axes, height=400)
+    return Panel(f"losses-{number}", block_title(block), "", "; ".join(ends) + ".", spec, 400)
+
+
+def _frame(data: Sequence[Trace]) -> dict[str, Any]:
+    """The range of the loss once the steep start is over, so that arms can be told apart."""
+    end = max(max(trace["x"]) for trace in data)
+    late = [y for trace in data for x, y in zip(trace["x"], trace["y"], strict=True) if x >= 0.15 * end]
+    low, high = min(late), max(late)
+    if max(y for trace in data for y in trace["y"]) <= 1.3 * high:
+        return {}
+    margin = 0.06 * (high - low) or 0.1
+    return {"range": [low - margin, high + margin]}
 
 
 def _curve(record: RunRecord, key: str) -> dict[float, float]:
@@ -133,32 +148,32 @@ def wins(evidence: Evidence) -> Figure | None:
     return Figure(
         "wins",
         "What length control takes away",
-        "Win rate against the references: open mark raw, filled mark length-controlled, each a mean over seeds. "
+        "Win rate against the references: open mark raw, filled mark length-controlled, all seeds together. "
         "Dotted: 50%, as good as the references.",
         tuple(panels),
     )
 
 
 def _win_panel(evidence: Evidence, block: str, number: int) -> Panel | None:
-    names = ("win_rate_vs_reference", "lc_win_rate_vs_reference")
     rates: list[tuple[Arm, float, float]] = []
     for arm in evidence.overview.arms:
-        rows = [row.values for row in evidence.rows if row.run.arm == arm.name and row.run.block == block]
-        raw, controlled = (mean(row.get(name, math.nan) for row in rows) for name in names)
+        raw, controlled = (evidence.level(arm, block, name) for name in WINS)
         if not math.isnan(raw):
             rates.append((arm, raw, controlled))
     if not rates:
         return None
     rates.reverse()
-    data = [trace for place, (arm, raw, controlled) in enumerate(rates) for trace in _dumbbell(arm, place, raw, controlled)]
+    data = [
+        trace for place, (arm, raw, controlled) in enumerate(rates) for trace in _dumbbell(arm, place, raw, controlled)
+    ]
     ticks = {
         "tickvals": list(range(len(rates))),
-        "ticktext": [plotly_text(arm.name) for arm, *_ in rates],
+        "ticktext": [drawing.arm_label(arm) for arm, *_ in rates],
         "range": [-0.6, len(rates) - 0.4],
         "showgrid": False,
     }
     height = 62 + 30 * len(rates)
-    spec = drawing.spec(data, x={"title": "win rate, %", "nticks": 6}, y=ticks, height=height, left=8)
+    spec = drawing.spec(data, x={"title": "win rate, %", "nticks": 6, "tickangle": 0}, y=ticks, height=height, left=8)
     spec["layout"]["shapes"] = [drawing.vertical(50, dash="dot")]
     said = [f"{a.name}: raw {raw:.1f}%, length-controlled {numbers.number(lc)}%" for a, raw, lc in reversed(rates)]
     return Panel(f"wins-{number}", block_title(block), "", "; ".join(said) + ".", spec, height)

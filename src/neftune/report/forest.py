@@ -16,7 +16,9 @@ from neftune.report.tables import Cell, Column, Group, Table, arm_cell, cells
 
 ROW_HEIGHT, BLOCK_HEIGHT = 14, 12
 BLOCK_SYMBOLS = ("circle", "diamond-open", "square", "triangle-up-open", "x", "star-open")
-GOOD, BAD = "#00865f", "#b23c00"
+BAD = "#b23c00"
+DRAWN = ("words", "repetition_2", "log_diversity", "ended", "rouge_l", "bleu")
+"""Metrics of style that are drawn; the table has them all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +49,23 @@ def kinds(evidence: Evidence) -> tuple[Kind, ...]:
         Kind("judged", "What the verdict is taken on", "", first),
         Kind("harms", "What must not get worse", "Shaded: worse than the tolerance.", harms),
         Kind("outcomes", "Other outcomes", "", tuple(name for name in others if not is_style(name))),
-        Kind("style", "How the answers are written", "", tuple(name for name in others if is_style(name))),
+        Kind("style", "How the answers are written", "", _by_rank(name for name in others if is_style(name))),
     )
-    present = (Kind(g.name, g.title, g.caption, tuple(dict.fromkeys(m for m in g.metrics if m in measured))) for g in groups)
+    present = (
+        Kind(g.name, g.title, g.caption, tuple(dict.fromkeys(m for m in g.metrics if m in measured))) for g in groups
+    )
     return tuple(kind for kind in present if kind.metrics)
+
+
+def _by_rank(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(names, key=lambda name: DRAWN.index(name) if name in DRAWN else len(DRAWN)))
 
 
 def forest(evidence: Evidence, kind: Kind) -> Figure | None:
     """One panel per metric of a kind: every arm's difference from the baseline in every block."""
+    drawn = [name for name in kind.metrics if kind.name != "style" or name in DRAWN]
     panels = tuple(
-        _panel(evidence, name, [e for e in evidence.effects if e.part == "test" and e.metric == name])
-        for name in kind.metrics
+        _panel(evidence, name, [e for e in evidence.effects if e.part == "test" and e.metric == name]) for name in drawn
     )
     blocks = evidence.overview.blocks
     signs = ("circles", "open diamonds", "squares", "open triangles", "crosses", "open stars")
@@ -75,19 +83,17 @@ def _panel(evidence: Evidence, name: str, effects: Sequence[Effect]) -> Panel:
     height = 62 + len(arms) * (ROW_HEIGHT + BLOCK_HEIGHT * len(blocks))
     ticks = {
         "tickvals": list(range(len(arms))),
-        "ticktext": [plotly_text(arm.name) for arm in reversed(arms)],
+        "ticktext": [drawing.arm_label(arm) for arm in reversed(arms)],
         "range": [-0.6, len(arms) - 0.4],
         "showgrid": False,
     }
     title = f"difference, {metric.difference_unit}" if metric.difference_unit else "difference"
-    spec = drawing.spec(data, x={"title": title, "nticks": 6}, y=ticks, height=height, left=8)
+    spec = drawing.spec(data, x={"title": title, "nticks": 5, "tickangle": 0}, y=ticks, height=height, left=8)
     spec["layout"]["shapes"] = [drawing.vertical(0), *_limits(evidence, name, metric, effects)]
     return Panel(f"forest-{name}", metric.label, metric.better, " ".join(_said(metric, effects)), spec, height)
 
 
-def _marks(
-    metric: Metric, arm: Arm, place: int, blocks: Sequence[str], effects: Sequence[Effect]
-) -> Iterator[Trace]:
+def _marks(metric: Metric, arm: Arm, place: int, blocks: Sequence[str], effects: Sequence[Effect]) -> Iterator[Trace]:
     """One mark with its interval per block, blocks from top to bottom within the arm's row."""
     for number, block in enumerate(blocks):
         found = next((e for e in effects if e.arm == arm.name and e.block == block), None)
@@ -145,6 +151,40 @@ def effects_table(evidence: Evidence, kind: Kind, *, part: str = "test") -> Tabl
     groups = tuple(Group(_heading(name, part), tuple(_rows(evidence, name, part))) for name in kind.metrics)
     caption = f"{kind.title}: means and differences from the baseline on the {PARTS[part]} part"
     return Table(f"effects-{kind.name}-{part}", caption, tuple(columns), tuple(g for g in groups if g.rows))
+
+
+def matrix(evidence: Evidence, table: str, caption: str, wanted: Sequence[tuple[str, str]]) -> Table:
+    """One row per arm, the baseline included, and one column per (part, metric); differences in small."""
+    shown = [key for key in wanted if any((e.part, e.metric) == key for e in evidence.effects)]
+    metrics = [metric_of(metric, part) for part, metric in shown]
+    columns = [Column("arm", numeric=False)]
+    columns += [
+        Column(metric.label if name == "generalisation_gap" else f"{metric.label}, {PARTS[part]}", metric.unit)
+        for metric, (part, name) in zip(metrics, shown, strict=True)
+    ]
+    groups: list[Group] = []
+    for block in evidence.overview.blocks:
+        found = {(e.part, e.metric, e.arm): e for e in evidence.effects if e.block == block}
+        arms = [arm for arm in evidence.overview.arms if any(key[2] == arm.name for key in found)]
+        rows = [(arm_cell(arm), *(_level(found.get((*key, arm.name)), *key) for key in shown)) for arm in arms]
+        base = evidence.overview.baseline
+        if rows and base:
+            rows.insert(0, (arm_cell(base), *(_base_level(found.values(), *key) for key in shown)))
+        groups.append(Group(block_title(block), tuple(rows)))
+    return Table(table, caption, tuple(columns), tuple(groups))
+
+
+def _level(effect: Effect | None, part: str, name: str) -> Cell:
+    if effect is None:
+        return Cell(numbers.MISSING)
+    metric = metric_of(name, part)
+    difference = metric.interval(effect.estimate, effect.low, effect.high, signed=True)
+    return Cell(metric.show(effect.arm_mean), note=difference)
+
+
+def _base_level(effects: Iterable[Effect], part: str, name: str) -> Cell:
+    found = next((e for e in effects if (e.part, e.metric) == (part, name)), None)
+    return Cell(numbers.MISSING if found is None else metric_of(name, part).show(found.baseline_mean))
 
 
 def _heading(name: str, part: str) -> str:

@@ -1,13 +1,16 @@
 """The top of the report: the verdict in a sentence, its reasons, and the few numbers that carry it."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from neftune.analysis.effects import Effect, find_effects
+from neftune.analysis.effects import find_effects
 from neftune.report import numbers
 from neftune.report.evidence import Evidence
 from neftune.report.metrics import metric_of
+from neftune.report.overview import Arm
 from neftune.report.runs import block_title
+from neftune.report.tables import Cell, Column, Table, one_group
 
 TONES = {"use": "yes", "harmful": "no"}
 
@@ -31,59 +34,63 @@ class Headline:
     tone: str
 
 
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """One number at the top."""
-
-    label: str
-    value: str
-    note: str = ""
-
-
 def headline(evidence: Evidence) -> Headline:
     """The verdict, its sentence cut after what to do."""
     verdict = evidence.verdict
-    said, _, detail = verdict.sentence.partition(": ")
+    said, _, detail = _typeset(verdict.sentence).partition(": ")
     detail = detail[:1].upper() + detail[1:]
-    return Headline(said, detail, verdict.reasons, verdict.rule, TONES.get(verdict.kind, "open"))
+    reasons = tuple(map(_typeset, verdict.reasons))
+    return Headline(said, detail, reasons, _typeset(verdict.rule), TONES.get(verdict.kind, "open"))
 
 
-def tiles(evidence: Evidence) -> tuple[Tile, ...]:
-    """The size of the study, and the chosen arm's main effects."""
-    return (*_size(evidence), *_chosen(evidence))
+def _typeset(text: str) -> str:
+    """Minus signs for the hyphens before numbers."""
+    return re.sub(r"(?<![\w-])-(?=[.\d])", numbers.MINUS, text)
 
 
-def _size(evidence: Evidence) -> Iterator[Tile]:
+def size(evidence: Evidence) -> str:
+    """``30 of 30 runs: 4 arms and 1 control x 3 seeds x 2 blocks``."""
     overview = evidence.overview
     arms = sum(arm.role != "control" for arm in overview.arms)
     controls = len(overview.arms) - arms
-    parts = [numbers.count(arms, "arm"), *([numbers.count(controls, "control")] if controls else [])]
-    parts += [numbers.count(len(overview.seeds), "seed")]
-    parts += [numbers.count(len(overview.blocks), "block")] if overview.has_blocks else []
-    yield Tile("Runs finished", f"{len(overview.runs):,} of {len(overview.result.planned):,}", " × ".join(parts))
+    kinds = numbers.count(arms, "arm") + (f" and {numbers.count(controls, 'control')}" if controls else "")
+    blocks = [numbers.count(len(overview.blocks), "block")] if overview.has_blocks else []
+    parts = [kinds, numbers.count(len(overview.seeds), "seed"), *blocks]
+    done, planned = len(overview.runs), len(overview.result.planned)
+    return f"{done:,} of {numbers.count(planned, 'run')}: {' × '.join(parts)}"
 
 
-def _chosen(evidence: Evidence) -> Iterator[Tile]:
-    verdict = evidence.verdict
-    if verdict.arm is None:
+def glance_table(evidence: Evidence) -> Table | None:
+    """The chosen arm beside the baseline on the metrics that matter most; None where none was chosen."""
+    arm = next((arm for arm in evidence.overview.arms if arm.name == evidence.verdict.arm), None)
+    if arm is None:
+        return None
+    rule = evidence.decision
+    wanted = dict.fromkeys((rule.judge_by, "lc_win_rate", "win_rate", "loss", "words", *rule.harm_by))
+    blocks = evidence.overview.blocks
+    columns = [Column("on the test part", numeric=False)]
+    columns += [Column(block_title(block) or "difference", f"{evidence.confidence} interval") for block in blocks]
+    rows = [row for name in wanted if (row := tuple(_glance(evidence, arm, name, blocks)))]
+    seeds = numbers.count(len(evidence.overview.seeds), "seed")
+    caption = f"{arm.name} beside the baseline: difference, and the means that it is between ({seeds})"
+    return Table("glance", caption, tuple(columns), one_group(rows))
+
+
+def _glance(evidence: Evidence, arm: Arm, name: str, blocks: Sequence[str]) -> Iterator[Cell]:
+    found = {e.block: e for e in find_effects(evidence.effects, part="test", arm=arm.name, metric=name)}
+    if not found:
         return
-    wanted = dict.fromkeys((evidence.decision.judge_by, "win_rate", "loss", "words", *evidence.decision.harm_by))
-    for name in list(wanted)[:6]:
-        found = find_effects(evidence.effects, part="test", arm=verdict.arm, metric=name)
-        if found:
-            yield Tile(f"{metric_of(name).label}, {verdict.arm}", *_values(found))
-
-
-def _values(found: tuple[Effect, ...]) -> tuple[str, str]:
-    """``26.1 to 34.8`` per block: the baseline's mean and the arm's, and the difference below."""
-    metric = metric_of(found[0].metric)
-    values = [f"{metric.show(effect.baseline_mean)} → {metric.show(effect.arm_mean)}" for effect in found]
-    notes = [
-        metric.interval(effect.estimate, effect.low, effect.high, signed=True)
-        + (f" ({block_title(effect.block)})" if effect.block else "")
-        for effect in found
-    ]
-    return "; ".join(values), "; ".join(notes) + f" {metric.difference_unit}"
+    metric = metric_of(name)
+    num_examples = numbers.count(max(effect.num_examples for effect in found.values()), "example")
+    yield Cell(metric.label, note=", ".join(filter(None, (metric.unit, metric.better, num_examples))))
+    for block in blocks:
+        effect = found.get(block)
+        if effect is None:
+            yield Cell(numbers.MISSING)
+            continue
+        difference = metric.interval(effect.estimate, effect.low, effect.high, signed=True)
+        tone = "good" * evidence.is_gain(effect) or "bad" * evidence.is_harm(effect)
+        yield Cell(difference, tone=tone, note=f"{metric.show(effect.baseline_mean)} → {metric.show(effect.arm_mean)}")
 
 
 def warnings(evidence: Evidence) -> tuple[str, ...]:
@@ -91,7 +98,7 @@ def warnings(evidence: Evidence) -> tuple[str, ...]:
     overview = evidence.overview
     said: list[str] = []
     if overview.failures:
-        said.append(f"{numbers.count(len(overview.failures), 'run')} failed: see How to reproduce.")
+        said.append(f"{numbers.count(len(overview.failures), 'run')} failed: what happened stands with the runs without a result.")
     if overview.unfinished:
         said.append(f"{numbers.count(len(overview.unfinished), 'run')} not finished: this report is of what there is.")
     if len(overview.seeds) == 1:

@@ -3,6 +3,8 @@
 Its unit and which way is better are `neftune.analysis.metrics`'; shares are shown in percent.
 """
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from neftune.analysis.metrics import POINTS, meaning_of
@@ -51,6 +53,17 @@ LABELS: dict[str, Label] = {
 }
 """Known metrics; any other is shown by its own name."""
 
+UNITS = {
+    "fraction": ("0 to 1", ""),
+    POINTS: ("%", "points"),
+    "%": ("%", "points"),
+    **{thing: ("per answer", thing) for thing in ("words", "characters", "tokens", "facts", "sentences")},
+    "BLEU points": ("0 to 100", "points"),
+    "nats, paper's scale": ("", ""),
+    "nats": ("", ""),
+}
+"""Units of values and of differences as shown, by the unit that the analysis states."""
+
 PARTS = {"test": "test", "heldout": "held-out", "train": "training"}
 """Parts as readers call them."""
 
@@ -63,6 +76,7 @@ class Metric:
         label: Name for people, lower case.
         about: One sentence on what it measures; "" where nothing is known.
         unit: Unit as shown; "" where there is none.
+        difference_unit: Unit of a difference: points where the metric is in percent.
         scale: Factor from the stored number to the shown one: 100 for shares.
         better: "higher is better", "lower is better" or "".
     """
@@ -70,17 +84,18 @@ class Metric:
     label: str
     about: str
     unit: str
+    difference_unit: str
     scale: float
     better: str
 
-    @property
-    def difference_unit(self) -> str:
-        """Unit of a difference: points where the metric is in percent."""
-        return "points" if self.unit == "%" else self.unit
-
-    def show(self, value: float) -> str:
+    def show(self, value: float, *, decimals: int | None = None) -> str:
         """The value in the shown unit, without the unit."""
-        return numbers.number(self.scale * value)
+        return numbers.number(self.scale * value, decimals=decimals)
+
+    def decimals_of(self, values: Iterable[float]) -> int:
+        """Decimals that suit a whole column of values."""
+        present = [abs(self.scale * value) for value in values if math.isfinite(value)]
+        return numbers.decimals_for(max(present, default=0.0), most=3)
 
     def interval(self, estimate: float, low: float, high: float, *, signed: bool = False) -> str:
         """``x [lo, hi]`` in the shown unit, without the unit."""
@@ -92,9 +107,9 @@ def metric_of(name: str, part: str = "test") -> Metric:
     label = LABELS.get(name) or Label(name.replace("_", " "))
     meaning = meaning_of(name, part)
     share = meaning.unit == "fraction" and not label.as_fraction
-    unit = {"fraction": "0 to 1", POINTS: "%"}.get(meaning.unit, meaning.unit)
+    unit, difference = ("%", "points") if share else UNITS.get(meaning.unit, (meaning.unit, meaning.unit))
     better = "" if meaning.direction == "neither" else f"{meaning.direction} is better"
-    return Metric(label.text, label.about, "%" if share else unit, 100.0 if share else 1.0, better)
+    return Metric(label.text, label.about, unit, difference, 100.0 if share else 1.0, better)
 
 
 def is_style(name: str) -> bool:

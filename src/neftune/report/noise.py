@@ -41,7 +41,8 @@ def _rows(overview: Overview, block: str) -> Iterator[tuple[Cell, ...]]:
 
 def _row(arm: Arm, records: Sequence[RunRecord]) -> tuple[Cell, ...]:
     noises = [record.noise for record in records if record.noise is not None]
-    applied = numbers.number(mean(record.alpha for record in records))
+    alpha = mean(record.alpha for record in records)
+    applied = numbers.number(alpha) if alpha else "0"
     head = cells(arm_cell(arm), asked(records[0]), applied)
     if not noises:
         return (*head, *cells("none", "0", "0", "0", str(len(records))))

@@ -13,7 +13,7 @@ def number(value: float | None, *, decimals: int | None = None) -> str:
     if math.isinf(value):
         return "∞" if value > 0 else MINUS + "∞"
     if decimals is None:
-        decimals = decimals_for(value)
+        decimals = decimals_for(value, most=3)
     if value and abs(value) < 1e-4 and decimals >= 4:
         return f"{value:.1e}".replace("-", MINUS)
     text = f"{value:,.{decimals}f}"
@@ -22,17 +22,18 @@ def number(value: float | None, *, decimals: int | None = None) -> str:
     return text.replace("-", MINUS)
 
 
-def decimals_for(value: float) -> int:
-    """Decimals that leave about three significant digits of ``value``, at most five."""
+def decimals_for(value: float, *, most: int = 5) -> int:
+    """Decimals that leave about three significant digits of ``value``, at most ``most`` for ordinary sizes."""
     if not value or not math.isfinite(value):
         return 2
     if isinstance(value, int):
         return 0
-    return min(5, max(0, 2 - math.floor(math.log10(abs(value)))))
+    wanted = max(0, 2 - math.floor(math.log10(abs(value))))
+    return min(wanted, most if abs(value) >= 0.01 else 5)
 
 
 def interval(estimate: float | None, low: float | None, high: float | None, *, signed: bool = False) -> str:
-    """``x [lo, hi]`` with the decimals that the interval's width makes meaningful.
+    """``x [lo, hi]``, all three with the decimals that the largest of them needs.
 
     Args:
         estimate: The point estimate; None or NaN gives a dash.
@@ -43,20 +44,12 @@ def interval(estimate: float | None, low: float | None, high: float | None, *, s
     if estimate is None or math.isnan(estimate):
         return MISSING
     ends = [end for end in (low, high) if end is not None and math.isfinite(end)]
-    decimals = interval_decimals(estimate, *ends) if len(ends) == 2 else decimals_for(float(estimate))
+    decimals = decimals_for(float(max(map(abs, (estimate, *ends)))), most=3)
     show = _signed if signed else number
     if len(ends) < 2:
         return f"{show(estimate, decimals=decimals)} [no interval]"
     shown = [show(end, decimals=decimals) for end in ends]
     return f"{show(estimate, decimals=decimals)} [{shown[0]}, {shown[1]}]"
-
-
-def interval_decimals(estimate: float, low: float, high: float) -> int:
-    """Decimals at which half the interval's width keeps two significant digits."""
-    half = (high - low) / 2
-    if half <= 0:
-        return decimals_for(float(estimate))
-    return min(5, max(0, 1 - math.floor(math.log10(half))))
 
 
 def _signed(value: float, *, decimals: int | None = None) -> str:

@@ -56,7 +56,12 @@ def _group(overview: Overview, block: str, part: str, texts: Texts) -> dict[str,
     ids = list(examples)
     baseline = {seed: record for index, seed, record in found if overview.arms[index].role == "baseline"}
     runs = [
-        {"arm": index, "seed": seed, **_run(record, part, ids, texts), "wins": _wins(record, baseline.get(seed), part, ids)}
+        {
+            "arm": index,
+            "seed": seed,
+            **_run(record, part, ids, texts),
+            "wins": _wins(record, baseline.get(seed), part, ids),
+        }
         for index, seed, record in found
     ]
     return {"block": block, "part": part, "examples": list(examples.values()), "runs": runs}

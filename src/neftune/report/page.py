@@ -13,7 +13,7 @@ from neftune.records import StudyResult
 from neftune.report.drawing import Figure
 from neftune.report.embed import json_for_script, plain, script_hash
 from neftune.report.evidence import Evidence, gather
-from neftune.report.headline import headline, tiles, warnings
+from neftune.report.headline import glance_table, headline, size, warnings
 from neftune.report.outputs import outputs_payload
 from neftune.report.overview import ARM_COLOURS, BASELINE_COLOUR, CONTROL_COLOURS
 from neftune.report.sections import Section, sections
@@ -58,7 +58,8 @@ def render(evidence: Evidence) -> str:
         name=str(result.recipe.get("name", "study")),
         question=str(result.recipe.get("question", "")),
         verdict=headline(evidence),
-        tiles=tiles(evidence),
+        size=size(evidence),
+        glance=glance_table(evidence),
         warnings=warnings(evidence),
         sections=made,
         style=asset("style.css"),

@@ -44,19 +44,28 @@ class Direction:
     source: str
 
 
-_GPT4 = "GPT-4, against text-davinci-003"
-_CHATGPT = "ChatGPT, against text-davinci-003"
+_GPT4 = "GPT-4"
+_CHATGPT = "ChatGPT"
 
 WIN_RATES = (
     Published("win_rate", "LLaMA-2-7B, Alpaca", _GPT4, "5", 29.79, 64.69, "table 1"),
     Published("win_rate", "LLaMA-2-7B, Evol-Instruct", _GPT4, "5", 70.34, 79.60, "table 1"),
-    Published("win_rate", "LLaMA-2-7B, ShareGPT", _GPT4, "10", 68.74, 76.28, "table 1", "alpha 10 or 15: tables differ"),
+    Published(
+        "win_rate", "LLaMA-2-7B, ShareGPT", _GPT4, "10", 68.74, 76.28, "table 1", "alpha 10 or 15: tables differ"
+    ),
     Published("win_rate", "LLaMA-2-7B, OpenPlatypus", _GPT4, "15", 62.00, 70.61, "table 1"),
     Published("win_rate", "LLaMA-2-7B, Alpaca", _CHATGPT, "5", 48.26, 62.55, "table 6"),
     Published("win_rate", "LLaMA-2-7B, Alpaca", _CHATGPT, "10", 48.26, 61.18, "table 6"),
     Published("win_rate", "LLaMA-2-7B, Alpaca", _CHATGPT, "15", 48.26, 61.86, "table 6"),
     Published(
-        "win_rate", "LLaMA-1-7B, Alpaca", _GPT4, "10", 26.46, 61.64, BOARD, "the baseline is Stanford's, not the authors'"
+        "win_rate",
+        "LLaMA-1-7B, Alpaca",
+        _GPT4,
+        "10",
+        26.46,
+        61.64,
+        BOARD,
+        "the baseline is Stanford's, not the authors'",
     ),
 )
 LENGTH_CONTROLLED = (
@@ -93,8 +102,8 @@ REPLICATIONS = tuple(
         ("LIMA", 33.06, 30.51),
     )
 )
-PUBLISHED = (*WIN_RATES, *REPLICATIONS, *LENGTH_CONTROLLED, *STYLE)
-"""Every number; all from one seed, none with an interval."""
+PUBLISHED = (*WIN_RATES, *LENGTH_CONTROLLED, *STYLE)
+"""Numbers of the authors' models; all from one seed, none with an interval."""
 
 DIRECTIONS = (
     Direction("loss", "With the noise, training loss is clearly higher and loss on Evol-Instruct slightly lower, "

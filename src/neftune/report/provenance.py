@@ -72,7 +72,9 @@ def missing_table(overview: Overview) -> Table:
     """Runs of the plan that have no result, and why."""
     arms = {arm.name: arm for arm in overview.arms}
     rows = [
-        cells(arm_cell(arms[run.arm]), block_title(run.block), str(run.seed), failure.error, failure.message, run.run_id)
+        cells(
+            arm_cell(arms[run.arm]), block_title(run.block), str(run.seed), failure.error, failure.message, run.run_id
+        )
         for run, failure in overview.failures
     ]
     rows += [

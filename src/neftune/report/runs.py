@@ -4,10 +4,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from neftune.errors import DataError
-from neftune.evaluation.winrate import length_controlled_win_rate, preferences_from_quality, win_rate
+from neftune.evaluation.winrate import length_controlled_fits, preferences_from_quality, win_rate
 from neftune.records import Answer, PlannedRun, RunRecord
-from neftune.report import numbers
 from neftune.report.metrics import metric_of
 from neftune.report.overview import Arm, Overview, mean, score_mean, verbatim_share
 from neftune.report.tables import Cell, Column, Group, Table, arm_cell, cells
@@ -18,7 +19,7 @@ SHOWN = (
 )  # fmt: skip
 """Columns of the run table, left out where no run has them."""
 
-WIN_NOTE = "Win rates are on open prompts, where the data tell those apart; length is in characters."
+WIN_NOTE = "Win rates are on open prompts, where the data tell those apart; length is held equal in characters."
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +87,9 @@ def win_rates_against_references(record: RunRecord, part: str = "test") -> dict[
         raw = win_rate(preferences).win_rate
     except DataError:
         return {}
-    try:
-        lengths = [len(row[2].text) for row in rows], [len(row[2].reference) for row in rows]
-        controlled = length_controlled_win_rate(preferences, *lengths).win_rate
-    except DataError:
-        controlled = math.nan
-    return {"win_rate_vs_reference": raw, "lc_win_rate_vs_reference": controlled}
+    extra = np.array([[len(answer.text) - len(answer.reference) for *_, answer in rows]], dtype=float)
+    controlled = length_controlled_fits(np.array([preferences]), extra)
+    return {"win_rate_vs_reference": raw, "lc_win_rate_vs_reference": float(controlled[0])}
 
 
 def compared_answers(record: RunRecord, part: str = "test") -> list[Answer]:
@@ -108,14 +106,17 @@ def runs_table(overview: Overview, rows: tuple[RunRow, ...]) -> Table:
     """The table of all runs, one group per block."""
     shown = [name for name in SHOWN if any(not math.isnan(row.values.get(name, math.nan)) for row in rows)]
     columns = [Column("arm", numeric=False), Column("seed"), *(_column(name) for name in shown)]
+    decimals = {name: metric_of(name).decimals_of(row.values.get(name, math.nan) for row in rows) for name in shown}
     groups = [
-        Group(block_title(block), tuple(_cells(row, shown) for row in rows if row.run.block == block))
+        Group(block_title(block), tuple(_cells(row, decimals) for row in rows if row.run.block == block))
         for block in overview.blocks
     ]
     num_examples = sorted({row.num_examples for row in rows if row.num_examples})
-    examples = " to ".join(f"{num:,}" for num in (num_examples[:1] + num_examples[-1:] if len(num_examples) > 1 else num_examples))
+    examples = " to ".join(
+        f"{num:,}" for num in (num_examples[:1] + num_examples[-1:] if len(num_examples) > 1 else num_examples)
+    )
     caption = f"Every run on its own: means over {examples or 'no'} test examples; loss over the held-out part."
-    notes = (WIN_NOTE,) if WINS[0] in shown else ()
+    notes = (f"Win rates are against the references. {WIN_NOTE}",) if WINS[0] in shown else ()
     return Table("runs", caption, tuple(columns), tuple(groups), notes)
 
 
@@ -128,30 +129,16 @@ def _column(name: str) -> Column:
     if name == "heldout_loss":
         return Column("held-out loss", "nats/token")
     metric = metric_of(name)
-    return Column(metric.label, metric.unit, about=metric.about)
+    return Column(metric.label.replace(" against references", ""), metric.unit, about=metric.about)
 
 
-def _cells(row: RunRow, shown: list[str]) -> tuple[Cell, ...]:
+def _cells(row: RunRow, decimals: Mapping[str, int]) -> tuple[Cell, ...]:
     head = cells(arm_cell(row.arm), str(row.run.seed))
     if row.state != "done":
-        return (*head, Cell(row.state, tone="bad" if row.state == "failed" else ""), *cells(*[""] * (len(shown) - 1)))
-    return (*head, *(Cell(metric_of(name).show(row.values.get(name, math.nan))) for name in shown))
-
-
-def mean_over_seeds(rows: tuple[RunRow, ...], arm: Arm, name: str, *, block: str | None = None) -> float:
-    """Mean of a run's number over an arm's finished runs, of one block or of all."""
-    return mean(
-        row.values.get(name, math.nan)
-        for row in rows
-        if row.arm.name == arm.name and (block is None or row.run.block == block)
-    )
-
-
-def spread_over_seeds(rows: tuple[RunRow, ...], arm: Arm, name: str) -> str:
-    """``mean (min to max over n runs)`` of a number over an arm's runs."""
-    values = [row.values.get(name, math.nan) for row in rows if row.arm.name == arm.name]
-    present = [value for value in values if not math.isnan(value)]
-    if not present:
-        return numbers.MISSING
-    show = metric_of(name).show
-    return f"{show(mean(present))} ({show(min(present))} to {show(max(present))})"
+        return (
+            *head,
+            Cell(row.state, tone="bad" if row.state == "failed" else ""),
+            *cells(*[""] * (len(decimals) - 1)),
+        )
+    values = (metric_of(n).show(row.values.get(n, math.nan), decimals=places) for n, places in decimals.items())
+    return (*head, *map(Cell, values))

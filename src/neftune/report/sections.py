@@ -8,7 +8,7 @@ from neftune.report import comparison, numbers, paper, provenance
 from neftune.report.drawing import Figure
 from neftune.report.evidence import Evidence
 from neftune.report.figures import figures
-from neftune.report.forest import Kind, dropped_note, effects_table, forest, kinds
+from neftune.report.forest import dropped_note, effects_table, forest, kinds, matrix
 from neftune.report.noise import noise_table
 from neftune.report.runs import runs_table
 from neftune.report.tables import Table
@@ -64,7 +64,7 @@ def sections(evidence: Evidence) -> tuple[Section, ...]:
         noise_section(evidence),
         outputs_section(evidence),
         paper_section(evidence),
-        limits_section(),
+        limits_section(evidence),
         provenance_section(evidence),
     )
     return tuple(section for section in made if section is not None)
@@ -87,7 +87,7 @@ def effects_section(evidence: Evidence) -> Section | None:
         items += [*_figure(forest(evidence, kind)), *_table(effects_table(evidence, kind), folded="As a table")]
     if not items:
         return None
-    lead = "Each mark is an arm minus the baseline, paired by seed and example; an interval that crosses zero is no evidence."
+    lead = "An arm minus the baseline, paired by seed and example. An interval that crosses zero is no evidence."
     note = dropped_note(evidence.effects)
     return Section("effects", "Effects", "Effects", (f"{lead} {note}".strip(),), tuple(items))
 
@@ -118,11 +118,10 @@ def losses_section(evidence: Evidence) -> Section | None:
 
 def overfitting_section(evidence: Evidence) -> Section | None:
     """Memorisation."""
-    kind = Kind("memory", "Memory of the training data", "", ("loss", "generalisation_gap", "verbatim", "rouge_l", "bleu"))
-    items = (
-        *_figure(figures["overfitting"](evidence)),
-        *_table(effects_table(evidence, kind, part="train")),
-    )
+    wanted = [("train", name) for name in ("rouge_l", "verbatim", "loss")]
+    wanted += [("heldout", "loss"), ("train", "generalisation_gap")]
+    caption = "Memory of the training data, with differences from the baseline and their intervals below"
+    items = (*_figure(figures["overfitting"](evidence)), *_table(matrix(evidence, "memory", caption, wanted)))
     return Section("overfitting", "Overfitting", "Overfitting", (), items) if items else None
 
 
@@ -143,25 +142,35 @@ def outputs_section(evidence: Evidence) -> Section | None:
 
 def paper_section(evidence: Evidence) -> Section | None:
     """Published numbers beside ours."""
-    items = (*_table(comparison.paper_table(evidence)), Item("list", paper.CAVEATS))
+    items = (
+        Item("list", paper.CAVEATS),
+        *_table(comparison.paper_table(evidence)),
+        *_table(comparison.replication_table(), folded="An independent replication on seven data sets"),
+    )
     return Section("paper", "Beside the paper", "Paper", (), items)
 
 
 LIMITS = (
-    "Intervals are for new seeds and new examples of the same kind, in each block on its own. Two worlds, models or data "
-    "sets say next to nothing about a third.",
-    "A rule-based judge counts facts it knows; it does not read style, tone or usefulness.",
+    "Intervals are for new seeds and new examples of the same kind, in each block on its own. Two worlds, models or "
+    "data sets say next to nothing about a third.",
+    "Nothing here was tuned for each arm: a learning rate that suits the baseline may not suit the noise.",
 )
+JUDGE_LIMIT = "The judge follows rules: it counts facts that it knows and does not read style, tone or usefulness."
 MICROWORLD_LIMIT = (
-    "The microworld is a toy: a grammar of people and facts, and a model of under a million parameters that knows every "
-    "fact it is asked. It shows that the apparatus works and what the noise did here. It proves nothing about LLaMA, or "
-    "about any model and data that a person would deploy."
+    "The microworld is a toy: a grammar of people and facts, and a model of under a million parameters that knows "
+    "every fact it is asked. It shows that the apparatus works and what the noise did here. It proves nothing about "
+    "LLaMA, or about any model and data that a person would deploy."
 )
 
 
-def limits_section() -> Section:
+def limits_section(evidence: Evidence) -> Section:
     """What the study cannot show."""
-    return Section("limits", "What this study cannot show", "Limits", (), (Item("list", LIMITS),))
+    recipe = evidence.overview.result.recipe
+    sources = recipe.get("model", {}).get("path"), recipe.get("data", {}).get("source")
+    lines = (MICROWORLD_LIMIT, *LIMITS) if "microworld" in sources else LIMITS
+    if evidence.overview.has_judge:
+        lines = (*lines, JUDGE_LIMIT)
+    return Section("limits", "What this study cannot show", "Limits", (), (Item("list", lines),))
 
 
 def provenance_section(evidence: Evidence) -> Section:
@@ -169,8 +178,8 @@ def provenance_section(evidence: Evidence) -> Section:
     overview = evidence.overview
     seeds = ", ".join(map(str, overview.seeds)) or "none"
     done, planned = len(overview.runs), len(overview.result.planned)
-    lead = f"{numbers.count(done, 'run')} of {planned:,} finished. Seeds: {seeds}. {evidence.verdict.rule}"
-    command = "Save the recipe below as recipe.yaml, then run this: finished runs are not trained again"
+    lead = f"{done:,} of {numbers.count(planned, 'run')} finished. Seeds: {seeds}."
+    command = "Save the recipe below as recipe.yaml, then run"
     items = (
         *_table(provenance.missing_table(overview)),
         Item("code", provenance.command_text(overview), label=command, id="command"),

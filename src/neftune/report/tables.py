@@ -32,14 +32,12 @@ class Cell:
         arm: The arm it names, shown with its colour; None where it names none.
         note: A smaller second line.
         tone: "good", "bad" or "" for a plain cell; the text must say the same without it.
-        span: Rows it covers.
     """
 
     text: str
     arm: Arm | None = None
     note: str = ""
     tone: str = ""
-    span: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +77,9 @@ def cells(*texts: str | Cell) -> tuple[Cell, ...]:
     return tuple(text if isinstance(text, Cell) else Cell(text) for text in texts)
 
 
-def arm_cell(arm: Arm, *, span: int = 1) -> Cell:
+def arm_cell(arm: Arm) -> Cell:
     """A cell that names an arm, and what part it plays."""
-    return Cell(arm.name, arm=arm, note="" if arm.role == "arm" else arm.role * (arm.role != arm.name), span=span)
+    return Cell(arm.name, arm=arm, note="control" if arm.role == "control" else "")
 
 
 def one_group(rows: Sequence[tuple[Cell, ...]]) -> tuple[Group, ...]:

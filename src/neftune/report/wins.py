@@ -1,5 +1,6 @@
 """Raw and length-controlled win rates in one table, always with both mean lengths."""
 
+import math
 from collections.abc import Iterable
 
 from neftune.analysis.effects import Effect, find_effects
@@ -8,7 +9,7 @@ from neftune.report import numbers
 from neftune.report.evidence import Evidence
 from neftune.report.metrics import metric_of
 from neftune.report.overview import Arm, mean
-from neftune.report.runs import WIN_NOTE, block_title, compared_answers, run_values
+from neftune.report.runs import WIN_NOTE, WINS, block_title, compared_answers
 from neftune.report.tables import Cell, Column, Group, Table, arm_cell, cells
 
 COLUMNS = (
@@ -35,7 +36,8 @@ def wins_table(evidence: Evidence) -> Table | None:
         tuple(group for group in groups if group.rows),
         (
             f"{evidence.confidence} intervals for new seeds and prompts. {WIN_NOTE}",
-            "A raw win rate that length control takes away was won by being longer.",
+            "Against the references, the small line is the difference from the baseline's rate. A raw win rate that "
+            "length control takes away was won by being longer.",
         ),
     )
     return None if table.is_empty else table
@@ -54,25 +56,23 @@ def _against_baseline(evidence: Evidence, block: str) -> Iterable[tuple[Cell, ..
 def _against_references(evidence: Evidence, block: str) -> Iterable[tuple[Cell, ...]]:
     overview = evidence.overview
     for arm in overview.arms:
-        records = overview.of_arm(arm, block=block)
-        values = [run_values(record, overview.metrics) for record in records]
-        names = ("win_rate_vs_reference", "lc_win_rate_vs_reference")
-        if not any(names[0] in row for row in values):
+        if math.isnan(evidence.level(arm, block, WINS[0])):
             continue
+        records = overview.of_arm(arm, block=block)
         answers = [answer for record in records for answer in compared_answers(record)]
-        rates = [_level(evidence, block, arm, name, values) for name in names]
+        rates = [_level(evidence, block, arm, name) for name in WINS]
         n = f"{len(records)} × {len(answers) // len(records):,}"
         yield cells(arm_cell(arm), *rates, _length(answers), _length(answers, of_reference=True), n)
 
 
-def _level(evidence: Evidence, block: str, arm: Arm, name: str, values: list[dict[str, float]]) -> Cell:
+def _level(evidence: Evidence, block: str, arm: Arm, name: str) -> Cell:
     """An arm's own rate, with its difference from the baseline's as a note."""
     effect = _effect(evidence, block, arm, name)
     metric = metric_of(name)
     if effect is None:
-        return Cell(metric.show(mean(row.get(name, float("nan")) for row in values)))
+        return Cell(metric.show(evidence.level(arm, block, name)))
     difference = metric.interval(effect.estimate, effect.low, effect.high, signed=True)
-    return Cell(metric.show(effect.arm_mean), note=f"{difference} beside the baseline")
+    return Cell(metric.show(effect.arm_mean), note=difference)
 
 
 def _effect(evidence: Evidence, block: str, arm: Arm, name: str) -> Effect | None:
@@ -86,7 +86,9 @@ def _rate(effect: Effect | None) -> Cell:
         return Cell(numbers.MISSING, note="length and arm cannot be told apart")
     ends = effect.baseline_mean + effect.low, effect.baseline_mean + effect.high
     better = effect.low > 0, effect.high < 0
-    return Cell(metric_of(effect.metric).interval(effect.arm_mean, *ends), tone=("good" * better[0]) or ("bad" * better[1]))
+    return Cell(
+        metric_of(effect.metric).interval(effect.arm_mean, *ends), tone=("good" * better[0]) or ("bad" * better[1])
+    )
 
 
 def _paired(evidence: Evidence, arm: Arm, block: str, seeds: tuple[int, ...]) -> list[Answer]:

@@ -70,7 +70,7 @@
     controls.outcome.closest("label").hidden = compared.length === 0;
     filter();
   }
-  // What all prompts of a group share (the template) is left out of the list's labels.
+  // Whole lines that all prompts of a group share (the template) are left out of the list's labels.
   function commonEnds(texts) {
     if (texts.length < 2) return [0, 0];
     const shortest = Math.min(...texts.map((text) => text.length));
@@ -78,8 +78,9 @@
     let start = 0, end = 0;
     while (start < shortest && texts.every((text) => text[start] === first[start])) start++;
     while (end < shortest - start && texts.every((text) => text[text.length - 1 - end] === first[first.length - 1 - end])) end++;
-    while (start > 0 && !/\s/.test(first[start - 1])) start--;
-    while (end > 0 && !/\s/.test(first[first.length - end])) end--;
+    const line = first.lastIndexOf("\n", start - 1) + 1, tail = first.indexOf("\n", first.length - end);
+    start = Math.min(start, line);
+    end = end > 0 && tail >= 0 ? first.length - tail : 0;
     return [start, end];
   }
   function label(example) {
@@ -171,7 +172,7 @@
     const bits = [`${run.words[index]} ${run.words[index] === 1 ? "word" : "words"}`];
     if (value("true_facts") !== null) bits.push(`${value("true_facts")} true, ${value("false_facts") ?? 0} false`);
     if (value("rouge_l") !== null) bits.push(`ROUGE-L ${value("rouge_l").toFixed(2)}`);
-    if (value("loss") !== null) bits.push(`reference loss ${value("loss").toFixed(2)}`);
+    if (value("loss") !== null) bits.push(`loss on the reference ${value("loss").toFixed(2)}`);
     if (!run.ended[index]) bits.push("cut at the length limit");
     line.append(bits.join(" · "));
     const outcome = outcomes[run.wins[index]];

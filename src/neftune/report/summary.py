@@ -1,0 +1,149 @@
+"""A study in a terminal, and as data for other programs."""
+
+import math
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from neftune._version import __version__
+from neftune.records import StudyResult
+from neftune.report import numbers
+from neftune.report.embed import plain
+from neftune.report.evidence import Evidence, gather
+from neftune.report.headline import glance_table, size, warnings
+from neftune.report.provenance import missing_table
+from neftune.report.runs import SHOWN, RunRow, block_title
+from neftune.report.tables import Table
+
+WIDTH = 100
+SCHEMA = "neftune.summary/1"
+COLUMNS = {
+    "heldout_loss": "heldout",
+    "words": "words",
+    "true_facts": "true",
+    "false_facts": "false",
+    "closed_correct": "closed",
+    "win_rate_vs_reference": "win",
+    "lc_win_rate_vs_reference": "LC win",
+    "repetition_2": "rep-2",
+}
+"""Short headings, for a table that fits a terminal."""
+
+
+def terminal_summary(result: StudyResult) -> str:
+    """The verdict with its reasons, and the means of every arm, in plain ASCII of at most 100 columns."""
+    evidence = gather(result)
+    lines = [*_verdict_lines(evidence), "", *_means_lines(evidence)]
+    glance, missing = glance_table(evidence), missing_table(evidence.overview)
+    if glance is not None:
+        lines += ["", f"{evidence.verdict.arm} minus the baseline, {evidence.confidence} intervals:", *_glance_lines(glance)]
+    if not missing.is_empty:
+        lines += ["", "Runs without a result:"]
+        lines += [line for row in missing.groups[0].rows for line in _wrapped("  " + _joined([c.text for c in row]))]
+    return "\n".join(plain(numbers.ascii_only(line)).rstrip() for line in lines) + "\n"
+
+
+def _joined(texts: Sequence[str]) -> str:
+    return ", ".join(text for text in texts if text)
+
+
+def _wrapped(text: str, *, indent: str = "") -> list[str]:
+    return textwrap.wrap(numbers.ascii_only(text), WIDTH, subsequent_indent=indent or "  ") or [""]
+
+
+def _verdict_lines(evidence: Evidence) -> Iterator[str]:
+    recipe = evidence.overview.result.recipe
+    yield from _wrapped(": ".join(filter(None, (str(recipe.get("name", "study")), str(recipe.get("question", ""))))))
+    yield from _wrapped(size(evidence))
+    yield ""
+    yield from _wrapped(f"VERDICT  {evidence.verdict.sentence}")
+    for reason in evidence.verdict.reasons:
+        yield from _wrapped(f"- {reason}")
+    for warning in warnings(evidence):
+        yield from _wrapped(f"! {warning}")
+
+
+def _means_lines(evidence: Evidence) -> Iterator[str]:
+    """One line per block and arm: means over its finished runs."""
+    shown = [name for name in SHOWN if any(not math.isnan(row.values.get(name, math.nan)) for row in evidence.rows)]
+    if not shown:
+        return
+    names = max((len(_short(arm.name)) for arm in evidence.overview.arms), default=3)
+    yield "Means over finished runs (test part; win rates in % against references)"
+    for block in evidence.overview.blocks:
+        yield f"{(block_title(block) or 'arm'):<{names}} runs" + "".join(f"{COLUMNS.get(n, n):>9}" for n in shown)
+        for arm in evidence.overview.arms:
+            num_runs = len(evidence.overview.of_arm(arm, block=block))
+            means = [evidence.mean_of_runs(arm, block, name) for name in shown]
+            shares = [100 * m if name == "closed_correct" else m for name, m in zip(shown, means, strict=True)]
+            yield f"{_short(arm.name):<{names}}{num_runs:>5}" + "".join(f"{numbers.number(m):>9}" for m in shares)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 22 else name[:19] + "..."
+
+
+def _glance_lines(table: Table) -> Iterator[str]:
+    """Metric, then a column per block with the difference and its interval."""
+    names = [row[0].text for row in table.groups[0].rows]
+    width = min(48, max(map(len, names)))
+    yield " " * width + "".join(f"{column.label:>26}" for column in table.columns[1:3])
+    for row in table.groups[0].rows:
+        yield f"{row[0].text[:width]:<{width}}" + "".join(f"{cell.text:>26}" for cell in row[1:3])
+
+
+def summary_data(result: StudyResult) -> dict[str, Any]:
+    """The same as plain data: verdict, every effect, every run with its means and realised noise.
+
+    Numbers that are undefined are None, never NaN, so that any JSON reader takes it.
+    """
+    evidence = gather(result)
+    data = {
+        "schema": SCHEMA,
+        "neftune": __version__,
+        "name": result.recipe.get("name"),
+        "question": result.recipe.get("question"),
+        "verdict": asdict(evidence.verdict),
+        "effects": [{**asdict(effect), "num_seeds": effect.num_seeds} for effect in evidence.effects],
+        "runs": [_run_data(result, row) for row in evidence.rows],
+        "recipe": dict(result.recipe),
+    }
+    return _defined(data)
+
+
+def _run_data(result: StudyResult, row: RunRow) -> dict[str, Any]:
+    record, failure = result.records.get(row.run.run_id), result.failures.get(row.run.run_id)
+    data: dict[str, Any] = {
+        "run_id": row.run.run_id,
+        "arm": row.run.arm,
+        "role": row.arm.role,
+        "block": row.run.block,
+        "seed": row.run.seed,
+        "state": row.state,
+    }
+    if failure:
+        data |= {"error": failure.error, "message": failure.message}
+    if record:
+        data |= {
+            "alpha": record.alpha,
+            "noise": asdict(record.noise) if record.noise else None,
+            "num_test_examples": row.num_examples,
+            "means": dict(row.values),
+            "counts": dict(record.counts),
+            "seconds": dict(record.seconds),
+            "versions": dict(record.versions),
+            "data_fingerprint": record.data_fingerprint,
+        }
+    return data
+
+
+def _defined(value: Any) -> Any:
+    """Plain data with NaN and infinities as None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _defined(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_defined(item) for item in value]
+    return value
