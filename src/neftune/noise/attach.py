@@ -2,13 +2,15 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any, Self
 
 from torch import Tensor, nn
 
 from neftune.errors import ConfigError, NoiseError
 from neftune.noise.calls import DOCUMENT_KEYS, Call, Calls, layout_of, positional_parameters
+from neftune.noise.hooks import Hook, has_hook
 from neftune.noise.meter import Meter
 from neftune.noise.perturb import add_noise, make_noise, new_draw, token_keys
 from neftune.noise.phases import gradients_wanted, in_backward
@@ -93,7 +95,7 @@ class NoiseHandle:
         self.detach()
 
     @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
+    def paused(self) -> Generator[None]:
         """No noise inside this block, whatever the phase."""
         self._num_pauses += 1
         try:
@@ -115,7 +117,7 @@ class NoiseHandle:
 
     def _refuse_second(self, model: nn.Module) -> None:
         for stack in self._stacks:
-            if any(isinstance(hook, _Hook) for hook in stack.embedding._forward_hooks.values()):
+            if has_hook(stack.embedding):
                 raise NoiseError(
                     f"a model takes one noise at a time, {type(model).__name__} has one already. "
                     "Call detach() on its handle first."
@@ -125,25 +127,23 @@ class NoiseHandle:
     def _hook(self) -> list[Any]:
         removables: list[Any] = []
         for module, stacks in self._leads_to.items():
-            parameters = positional_parameters(module)
-            enter = _Hook(lambda module, args, kwargs, p=parameters: self._enter(module, p, args, kwargs))
-            leave = _Hook(lambda module, args, kwargs, result, s=stacks: self._leave(module, s, result))
+            enter = Hook(partial(self._enter, positional_parameters(module)))
+            leave = Hook(partial(self._leave, stacks))
             removables.append(module.register_forward_pre_hook(enter, with_kwargs=True))
             removables.append(module.register_forward_hook(leave, with_kwargs=True, always_call=True))
         for embedding in dict.fromkeys(stack.embedding for stack in self._stacks):
-            noise = _Hook(lambda module, args, output, e=embedding: self._noise(e, module, args, output))
-            removables.append(embedding.register_forward_hook(noise))
+            removables.append(embedding.register_forward_hook(Hook(partial(self._noise, embedding))))
         return removables
 
     def _enter(
-        self, module: nn.Module, parameters: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, parameters: tuple[str, ...], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         self._calls.enter(module, parameters, args, kwargs)
         if DOCUMENT_KEYS not in kwargs:
             return None
         return args, {name: value for name, value in kwargs.items() if name != DOCUMENT_KEYS}
 
-    def _leave(self, module: nn.Module, stacks: frozenset[Stack], result: object) -> None:
+    def _leave(self, stacks: frozenset[Stack], module: nn.Module, args: object, kwargs: object, result: object) -> None:
         if not self._calls.open:
             return
         had_embeddings = self._calls.was_given("inputs_embeds") or self._calls.was_given("decoder_inputs_embeds")
@@ -210,30 +210,6 @@ class NoiseHandle:
         if not in_backward():
             self.meter.record(noise, output, layout, unit_norm=settings.unit_norm * stack.multiplier)
         return add_noise(output, noise)
-
-
-class _Hook:
-    """A hook that stays behind when its module is copied or pickled: the copy is a model without noise."""
-
-    __slots__ = ("_function",)
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
-
-    def __call__(self, *args: Any) -> Any:  # noqa: ANN401
-        return self._function(*args)
-
-    def __deepcopy__(self, memo: object) -> Callable[..., None]:
-        return _nothing()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # The standard library's, so that a pickled model opens where this package is not installed.
-        return getattr, (contextlib.nullcontext(), "__exit__")
-
-
-def _nothing() -> Callable[..., None]:
-    """A callable that takes any arguments and does nothing."""
-    return contextlib.nullcontext().__exit__
 
 
 def _refuse_transformers(embedding: nn.Module) -> None:

@@ -58,7 +58,7 @@ class Calls(threading.local):
         """Whether any open call has a value under this name."""
         return any(call.given.get(name) is not None for call in self.open)
 
-    def find(self, name: str, stack: Stack) -> Any:  # noqa: ANN401
+    def find(self, name: str, stack: Stack) -> Any:
         """What the stack was given under this name: the innermost call that mentions it decides."""
         for call in reversed(self.open):
             local = f"decoder_{name}" if stack.role == "decoder" and call.is_encoder_decoder else name
@@ -66,7 +66,7 @@ class Calls(threading.local):
                 return call.given[local]
         return None
 
-    def find_readable(self, name: str, stack: Stack) -> Tensor | None:
+    def find_readable(self, name: str, stack: Stack) -> Any:
         """Like `find`, but takes the nearest 2-D tensor where models turn it into something else on the way in."""
         value = self.find(name, stack)
         if value is None or _is_rows(value):
@@ -95,9 +95,9 @@ def layout_of(calls: Calls, stack: Stack, input_ids: Tensor) -> Layout:
     boundaries = next((b for name in _BOUNDARIES if (b := calls.find(name, stack)) is not None), None)
     if mask is not None and not _is_rows(mask):
         if positions is None and boundaries is None:
-            received = f"a tensor of shape {list(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
             raise NoiseError(
-                f"attention_mask must be 2-D, or position_ids must say where documents begin; got {received} and "
+                "attention_mask must be 2-D, or position_ids must say where documents begin; got a mask of "
+                f"{getattr(mask, 'ndim', 'no')} dimensions ({type(mask).__name__}) and "
                 "neither position_ids nor cu_seq_lens_q. Pass position_ids that restart with each document."
             )
         mask = None

@@ -84,7 +84,7 @@ def _divide_by_boundaries(real: Tensor, start: Tensor, cu_seqlens: Tensor) -> tu
     rows, width = real.shape
     if cu_seqlens.ndim != 1 or rows != 1:
         raise NoiseError(
-            f"cu_seqlens must be 1-D and describe a batch of one row, got shape {list(cu_seqlens.shape)} for {rows} rows. "
+            f"cu_seqlens must be 1-D and describe a single row, got shape {list(cu_seqlens.shape)} for {rows} rows. "
             "Flatten the batch into one row, or pass position_ids that restart with each document."
         )
     bounds = cu_seqlens.to(device=real.device, dtype=torch.int64)

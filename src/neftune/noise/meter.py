@@ -63,9 +63,8 @@ class Meter:
             layout: Documents of the batch.
             unit_norm: Expected L2 norm of a document's noise at alpha = 1.
         """
-        # Norms, and not products, stay in float32 under autocast.
-        noise_squared = torch.linalg.vector_norm(noise, dim=-1).square()
-        embedding_squared = torch.linalg.vector_norm(embeddings.to(noise.dtype), dim=-1).square() * layout.real
+        noise_squared = _squared_norms(noise)
+        embedding_squared = _squared_norms(embeddings.to(noise.dtype)) * layout.real
         per_document = torch.zeros_like(layout.lengths, dtype=noise.dtype)
         per_document.index_add_(0, layout.document.flatten(), noise_squared.flatten())
         alphas = per_document.sqrt() / unit_norm
@@ -86,7 +85,7 @@ class Meter:
 
     def totals(self) -> Totals:
         """Everything recorded so far; waits for the device."""
-        parts = [sums.tolist() for sums in self._sums.values()]
+        parts: list[list[float]] = [[float(value) for value in sums.cpu()] for sums in self._sums.values()]
         return Totals(*(math.fsum(column) for column in zip(*parts, strict=True))) if parts else Totals()
 
     def realised(self) -> RealisedNoise:
@@ -110,3 +109,9 @@ class Meter:
             num_tokens=int(totals.num_tokens),
             num_forwards=self.num_forwards,
         )
+
+
+def _squared_norms(values: Tensor) -> Tensor:
+    # A norm stays in float32 under autocast, a product does not.
+    norms: Tensor = torch.linalg.vector_norm(values, dim=-1)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    return norms.square()  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]

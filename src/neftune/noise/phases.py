@@ -5,7 +5,7 @@ import sys
 import torch
 from torch.utils.checkpoint import CheckpointFunction
 
-_CHECKPOINT_FORWARD = CheckpointFunction.forward.__code__
+_CHECKPOINT_FORWARD = CheckpointFunction.forward.__code__  # pyright: ignore[reportUnknownMemberType]
 
 
 def gradients_wanted() -> bool:

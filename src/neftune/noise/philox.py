@@ -24,7 +24,9 @@ _CHUNK_BLOCKS = 16384
 """Counters worked on at once: what keeps numpy's four buffers inside a second-level cache."""
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+def philox(
+    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The four 32-bit words that belong to each counter under each key.
 
     Args:
@@ -32,7 +34,7 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Te
         key: Two such tensors.
 
     Returns:
-        Four int64 tensors of values in [0, 2**32).
+        Four int64 tensors of values in [0, 2**32) of the broadcast shape.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -46,7 +48,7 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Te
             product0 & _LOW,
         )
         k0, k1 = (k0 + WEYL[0]) & _LOW, (k1 + WEYL[1]) & _LOW
-    return torch.broadcast_tensors(c0, c1, c2, c3)
+    return c0, c1, c2, c3
 
 
 def random_words(keys: Tensor, positions: Tensor, *, width: int, draw: int) -> Tensor:

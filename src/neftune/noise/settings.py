@@ -1,8 +1,9 @@
 """What noise is asked for, checked once."""
 
 import math
+import numbers
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -65,13 +66,13 @@ class NoiseSettings:
         return torch.where(lengths > 0, numerator / cells.clamp(min=1.0).sqrt(), 0.0).to(torch.float32)
 
 
-def check_alpha(alpha: object) -> float:
+def check_alpha(alpha: Any) -> float:
     """``alpha`` as a float.
 
     Raises:
         ConfigError: It is not a finite number of at least 0.
     """
-    is_number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
+    is_number = not isinstance(alpha, bool) and isinstance(alpha, numbers.Real)
     if not is_number or not math.isfinite(alpha) or alpha < 0:
         raise ConfigError(
             f"noise alpha must be a finite number >= 0, got {alpha!r}. Use alpha=0 for the no-noise baseline; "

@@ -57,7 +57,8 @@ def ancestors(model: nn.Module, stacks: tuple[Stack, ...]) -> dict[nn.Module, fr
     The model itself always leads to all stacks. Keys are in the order of the module tree.
     """
     found: dict[nn.Module, frozenset[Stack]] = {model: frozenset(stacks)}
-    for path, module in model.named_modules(remove_duplicate=False):
+    tree: Any = model.named_modules(remove_duplicate=False)
+    for path, module in tree:
         for stack in stacks:
             if module is not stack.embedding:
                 continue
