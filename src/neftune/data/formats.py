@@ -93,8 +93,7 @@ def alpaca(fields: Fields) -> Parsed:
         if not _is_list(pair) or len(pair) != 2:
             raise DataError(f"history must be a list of [user, assistant] pairs, got an entry {pair!r:.80}")
         turns += [_turn("user", pair[0], "history"), _turn("assistant", pair[1], "history")]
-    output = "output" if "output" in fields else "response"
-    turns += [_field_turn("user", fields, "instruction"), _field_turn("assistant", fields, output)]
+    turns += [_field_turn("user", fields, "instruction"), _field_turn("assistant", fields, "output", "response")]
     return Parsed(tuple(turns), _optional_text(fields, "input" if "input" in fields else "context"))
 
 
@@ -107,7 +106,7 @@ def conversations(fields: Fields) -> Parsed:
 
     Source: github.com/lm-sys/FastChat, fastchat/train/train.py.
     """
-    name = "conversations" if "conversations" in fields else "messages"
+    name = _present(fields, "conversations", "messages")
     return _conversation(_messages(fields[name], name))
 
 
@@ -174,18 +173,24 @@ def _conversation(turns: Sequence[Turn]) -> Parsed:
             raise DataError(
                 f"turns must alternate user, assistant; got {turn.role} as turn {len(system) + first + index + 1}"
             )
-    if len(rest) < 2 or len(rest) % 2:
-        got = ", ".join(turn.role for turn in turns[-4:]) or "none"
-        raise DataError(
-            f"a conversation must hold a user turn and end in an assistant turn, got turns that end in: {got}"
-        )
+    if not rest:
+        raise DataError(f"a conversation must hold a user turn, got {', '.join(turn.role for turn in turns) or 'none'}")
+    if rest[-1].role != "assistant":
+        raise DataError(f"a conversation must end in an assistant turn, got {rest[-1].role} as its last")
     return Parsed((*system, *rest), num_leading_dropped=first)
 
 
-def _field_turn(role: Role, fields: Fields, name: str) -> Turn:
-    if name not in fields:
-        raise DataError(f"field {name!r} is required, got {', '.join(map(str, fields)) or 'no field'}")
+def _field_turn(role: Role, fields: Fields, *names: str) -> Turn:
+    name = _present(fields, *names)
     return _turn(role, fields[name], name)
+
+
+def _present(fields: Fields, *names: str) -> str:
+    """The first of these names that the row has."""
+    for name in names:
+        if name in fields:
+            return name
+    raise DataError(f"field {' or '.join(names)} is required, got {', '.join(map(str, fields)) or 'no field'}")
 
 
 def _turn(role: Role, text: object, label: str) -> Turn:

@@ -178,7 +178,8 @@ def _rows_of_json(content: bytes, path: Path) -> Rows:
         value = value["data"] if isinstance(value.get("data"), list) else [value]
     if not isinstance(value, list):
         raise DataError(
-            f'{path}: a .json file must hold an array of objects or {{"data": [...]}}, got {_named(value)}.'
+            f"{path}: a .json file must hold an array of objects, or an object with one called data; "
+            f"it is {_named(value)}."
         )
     for number, one in enumerate(value, start=1):
         where = f"{path}, row {number}"
