@@ -27,6 +27,9 @@ from neftune.records import (
     StudyResult,
 )
 
+_UMASK = os.umask(0o022)
+os.umask(_UMASK)
+
 
 class Store:
     """The folder that holds all runs and studies.
@@ -178,6 +181,7 @@ def write_json(path: Path, value: object, *, durable: bool = True) -> None:
                 if durable:
                     file.flush()
                     os.fsync(file.fileno())
+            Path(name).chmod(0o666 & ~_UMASK)
             Path(name).replace(path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
