@@ -66,8 +66,17 @@ class Evidence:
         return effect.high < 0 if direction == "lower" else effect.low > 0 if direction == "higher" else False
 
 
+_last: list[Evidence] = []
+
+
 def gather(result: StudyResult) -> Evidence:
-    """Effects, verdict and rows of a study, finished or not."""
+    """Effects, verdict and rows of a study, finished or not; kept until another study is asked for."""
+    if not _last or _last[0].overview.result is not result:
+        _last[:] = [_gathered(result)]
+    return _last[0]
+
+
+def _gathered(result: StudyResult) -> Evidence:
     overview, rule = Overview(result), decision_of(result)
     effects = study_effects(result)
     try:

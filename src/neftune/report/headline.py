@@ -98,7 +98,9 @@ def warnings(evidence: Evidence) -> tuple[str, ...]:
     overview = evidence.overview
     said: list[str] = []
     if overview.failures:
-        said.append(f"{numbers.count(len(overview.failures), 'run')} failed: what happened stands with the runs without a result.")
+        said.append(
+            f"{numbers.count(len(overview.failures), 'run')} failed: why stands under the runs without a result."
+        )
     if overview.unfinished:
         said.append(f"{numbers.count(len(overview.unfinished), 'run')} not finished: this report is of what there is.")
     if len(overview.seeds) == 1:

@@ -24,10 +24,10 @@ def number(value: float | None, *, decimals: int | None = None) -> str:
 
 def decimals_for(value: float, *, most: int = 5) -> int:
     """Decimals that leave about three significant digits of ``value``, at most ``most`` for ordinary sizes."""
-    if not value or not math.isfinite(value):
-        return 2
     if isinstance(value, int):
         return 0
+    if not value or not math.isfinite(value):
+        return 2
     wanted = max(0, 2 - math.floor(math.log10(abs(value))))
     return min(wanted, most if abs(value) >= 0.01 else 5)
 

@@ -51,7 +51,7 @@ def write_report(result: StudyResult, path: Path) -> Path:
 def render(evidence: Evidence) -> str:
     """The report's HTML."""
     made = sections(evidence)
-    scripts = [plotly_source(), asset("report.js"), asset("outputs.js")]
+    scripts = [asset("outputs.js"), plotly_source(), asset("report.js")]
     result = evidence.overview.result
     return _template().render(
         version=__version__,

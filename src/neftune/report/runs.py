@@ -19,6 +19,9 @@ SHOWN = (
 )  # fmt: skip
 """Columns of the run table, left out where no run has them."""
 
+STATE = "state"
+"""The column of a study in which no run has numbers yet."""
+
 WIN_NOTE = "Win rates are on open prompts, where the data tell those apart; length is held equal in characters."
 
 
@@ -105,8 +108,10 @@ def compared_answers(record: RunRecord, part: str = "test") -> list[Answer]:
 def runs_table(overview: Overview, rows: tuple[RunRow, ...]) -> Table:
     """The table of all runs, one group per block."""
     shown = [name for name in SHOWN if any(not math.isnan(row.values.get(name, math.nan)) for row in rows)]
-    columns = [Column("arm", numeric=False), Column("seed"), *(_column(name) for name in shown)]
-    decimals = {name: metric_of(name).decimals_of(row.values.get(name, math.nan) for row in rows) for name in shown}
+    columns = [Column("arm", numeric=False), Column("seed"), *(_column(name) for name in shown or [STATE])]
+    decimals = {
+        name: metric_of(name).decimals_of(row.values.get(name, math.nan) for row in rows) for name in shown or [STATE]
+    }
     groups = [
         Group(block_title(block), tuple(_cells(row, decimals) for row in rows if row.run.block == block))
         for block in overview.blocks
@@ -126,6 +131,8 @@ def block_title(block: str) -> str:
 
 
 def _column(name: str) -> Column:
+    if name == STATE:
+        return Column("state", numeric=False)
     if name == "heldout_loss":
         return Column("held-out loss", "nats/token")
     metric = metric_of(name)

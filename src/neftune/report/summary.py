@@ -37,7 +37,8 @@ def terminal_summary(result: StudyResult) -> str:
     lines = [*_verdict_lines(evidence), "", *_means_lines(evidence)]
     glance, missing = glance_table(evidence), missing_table(evidence.overview)
     if glance is not None:
-        lines += ["", f"{evidence.verdict.arm} minus the baseline, {evidence.confidence} intervals:", *_glance_lines(glance)]
+        heading = f"{evidence.verdict.arm} minus the baseline, {evidence.confidence} intervals:"
+        lines += ["", *_wrapped(heading), *_glance_lines(glance)]
     if not missing.is_empty:
         lines += ["", "Runs without a result:"]
         lines += [line for row in missing.groups[0].rows for line in _wrapped("  " + _joined([c.text for c in row]))]

@@ -31,7 +31,7 @@
 
   function draw(element, printing = false) {
     const figure = themed(figures.panels[element.id], printing);
-    if (printing) figure.layout.width = element.closest(".single") ? 640 : 310;
+    if (printing) figure.layout.width = element.closest(".single") ? 640 : 320;
     drawn.add(element);
     return Plotly.react(element, figure.data, figure.layout, config);
   }
@@ -47,8 +47,10 @@
   plots.forEach((element) => seen.observe(element));
   dark.addEventListener("change", () => drawn.forEach((element) => draw(element)));
   paper.addEventListener("change", (event) => drawAll(event.matches));
-  addEventListener("beforeprint", () => drawAll(true));
-  addEventListener("afterprint", () => drawAll(false));
+  const folded = [...document.querySelectorAll("details:not([open])")];
+  const unfold = (open) => folded.forEach((element) => { element.open = open; });
+  addEventListener("beforeprint", () => { unfold(true); drawAll(true); });
+  addEventListener("afterprint", () => { unfold(false); drawAll(false); });
 
   const links = new Map([...document.querySelectorAll("nav.sections a")].map((link) => [link.hash.slice(1), link]));
   const spy = new IntersectionObserver((entries) => {

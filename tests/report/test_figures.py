@@ -1,0 +1,90 @@
+import math
+
+import pytest
+
+from neftune.report.figures import figures
+from neftune.report.forest import BAD, effects_table, forest, kinds
+from neftune.report.overview import ARM_COLOURS, BASELINE_COLOUR, CONTROL_COLOURS
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:plotly")
+
+
+def _panels(evidence):
+    drawn = [figures[name](evidence) for name in figures] + [forest(evidence, kind) for kind in kinds(evidence)]
+    return [panel for figure in drawn if figure for panel in figure.panels]
+
+
+def test_every_panel_is_valid_plotly(evidence):
+    graph_objects = pytest.importorskip("plotly.graph_objects")
+    for panel in _panels(evidence):
+        graph_objects.Figure(panel.spec)
+
+
+def test_panels_have_unique_ids_and_say_in_words_what_they_show(evidence):
+    panels = _panels(evidence)
+    assert len({panel.id for panel in panels}) == len(panels) > 10
+    assert all(len(panel.summary) > 20 for panel in panels)
+
+
+def test_arms_keep_their_colour_in_every_panel(evidence):
+    known = {light for light, _ in (BASELINE_COLOUR, *CONTROL_COLOURS, *ARM_COLOURS)}
+    by_name: dict[str, set[str]] = {}
+    for panel in _panels(evidence):
+        for trace in panel.spec["data"]:
+            colour = trace.get("line", trace.get("marker", {})).get("color") or trace["marker"]["color"]
+            assert colour in known
+            arm = trace.get("name", "").split(",")[0]
+            by_name.setdefault(arm, set()).add(colour)
+    assert all(len(colours) == 1 for name, colours in by_name.items() if name)
+
+
+def test_a_mark_is_where_its_effect_is(evidence):
+    kind = kinds(evidence)[0]
+    panel = next(p for p in forest(evidence, kind).panels if p.id == "forest-lc_win_rate")
+    effects = [e for e in evidence.effects if (e.part, e.metric) == ("test", "lc_win_rate")]
+    marks = {round(trace["x"][0], 9): trace for trace in panel.spec["data"]}
+    for effect in effects:
+        trace = marks[round(effect.estimate, 9)]
+        error = trace["error_x"]
+        assert trace["x"][0] + error["array"][0] == pytest.approx(effect.high)
+        assert trace["x"][0] - error["arrayminus"][0] == pytest.approx(effect.low)
+
+
+def test_harm_is_shaded_from_the_tolerance_on(evidence):
+    panels = {panel.id: panel for panel in _panels(evidence)}
+    closed = next(s for s in panels["forest-closed_correct"].spec["layout"]["shapes"] if s.get("fillcolor") == BAD)
+    false = next(s for s in panels["forest-false_facts"].spec["layout"]["shapes"] if s.get("fillcolor") == BAD)
+    assert (closed["x0"], false["x0"]) == (pytest.approx(-5), pytest.approx(0.2))
+    assert closed["x1"] < closed["x0"]
+    assert false["x1"] > false["x0"]
+
+
+def test_the_mean_curve_is_the_mean_of_its_seeds(evidence):
+    figure = figures["losses"](evidence)
+    data = figure.panels[0].spec["data"]
+    baseline = [
+        trace for trace in data if trace["line"]["color"] == BASELINE_COLOUR[0] and trace["line"]["dash"] == "solid"
+    ]
+    thin = [trace for trace in baseline if trace["line"]["width"] == 1]
+    (thick,) = [trace for trace in baseline if trace["line"]["width"] > 1]
+    assert len(thin) == 3
+    for place, value in enumerate(thick["y"]):
+        assert value == pytest.approx(sum(trace["y"][place] for trace in thin) / 3)
+
+
+def test_shares_of_a_distribution_sum_to_all_answers(evidence):
+    for panel in figures["overfitting"](evidence).panels:
+        for trace in panel.spec["data"]:
+            assert math.fsum(trace["y"]) == pytest.approx(100)
+
+
+def test_every_metric_is_in_one_kind_once(evidence):
+    names = [name for kind in kinds(evidence) for name in kind.metrics]
+    assert len(names) == len(set(names))
+    assert set(names) == set(evidence.measured)
+
+
+def test_tables_have_a_cell_for_every_column(evidence):
+    for kind in kinds(evidence):
+        table = effects_table(evidence, kind)
+        assert {len(row) for group in table.groups for row in group.rows} == {len(table.columns)}
