@@ -4,15 +4,19 @@ The trainer writes a checkpoint file by file; a kill in between leaves half of o
 atomic step, is a seal: the run's own state beside the name and size of every file. No valid seal, no checkpoint.
 """
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from neftune.errors import StoreError
+
+CHECKPOINTS = "checkpoints"
+"""Folder of the checkpoints within the run's."""
 
 SEAL = "neftune_seal.json"
 
@@ -28,6 +32,30 @@ class Checkpoint:
 
     folder: Path
     state: Mapping[str, Any]
+
+
+@contextlib.contextmanager
+def checkpoint_folder(run_folder: Path) -> Iterator[Path]:
+    """The folder for a run's checkpoints; it vanishes with the context if none was kept.
+
+    Args:
+        run_folder: The run's folder, created where missing.
+
+    Raises:
+        StoreError: The folder cannot be written to.
+    """
+    folder = run_folder / CHECKPOINTS
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"a run needs a folder it can write to, got {run_folder} ({error.strerror}). Choose another output folder."
+        ) from error
+    try:
+        yield folder
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def seal(folder: Path, *, run: str, state: Mapping[str, Any]) -> None:
@@ -51,7 +79,7 @@ def last_checkpoint(folder: Path, *, run: str) -> Checkpoint | None:
     """The latest whole checkpoint under ``folder``; broken ones are removed.
 
     Args:
-        folder: The run's folder; may be missing.
+        folder: Where checkpoints are kept; may be missing.
         run: As given to `seal`.
 
     Raises:
@@ -65,17 +93,16 @@ def last_checkpoint(folder: Path, *, run: str) -> Checkpoint | None:
             continue
         if found["run"] != run:
             raise StoreError(
-                f"a run must resume from its own checkpoints; {candidate} was written with other settings, data or "
-                "model. Remove the folder, or train in another one."
+                f"a run must resume from its own checkpoints; {candidate} was written with other settings or "
+                "data. Remove the folder, or train in another one."
             )
         latest = Checkpoint(candidate, found["state"])
     return latest
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Deletes every checkpoint under ``folder``: the run is finished and has its result."""
-    for candidate in folder.glob("checkpoint-*"):
-        shutil.rmtree(candidate)
+    """Deletes the checkpoints of the run in ``folder``, once its result is stored."""
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
 def _read(folder: Path) -> Mapping[str, Any] | None:

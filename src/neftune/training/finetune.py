@@ -6,31 +6,27 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import torch
 
 from neftune.config import NoiseConfig, TrainConfig
 from neftune.errors import ConfigError, DataError
 from neftune.records import Document, HistoryPoint, RealisedNoise, content_hash
-from neftune.training.checkpoints import last_checkpoint, remove_checkpoints
-from neftune.training.collator import Collator
+from neftune.training.checkpoints import Checkpoint, checkpoint_folder, last_checkpoint
 from neftune.training.models import quiet_transformers
 from neftune.training.probes import STOP_PROBE, Probe, Progress, Timetable, Watch, Watched
 from neftune.training.randomness import deterministic_algorithms, preserved_random_state, stream_seed
+from neftune.training.trainer import make_trainer, tidied, trainer_arguments
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-    from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
     from neftune.integrations.transformers import NoiseCallback
 
 logger = logging.getLogger(__name__)
-
-LARGEST_MICRO_BATCH = 16
-_SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +81,9 @@ def finetune(
 ) -> Finetuned:
     """Trains ``model`` in place on ``documents``; what came of it.
 
-    Called again after a kill, it goes on from the last checkpoint to the very same result, where
-    ``settings.train.checkpoints`` asked for checkpoints; else it starts anew.
+    Called again after a kill, with the model as it was loaded, it goes on from the last checkpoint to the very same
+    result, where ``settings.train.checkpoints`` asked for checkpoints; else it starts anew. Checkpoints stay until
+    the caller, having stored the result, removes them with `remove_checkpoints`.
 
     Args:
         model: Comes back trained, in eval mode, otherwise as it was.
@@ -98,17 +95,17 @@ def finetune(
         DataError: No documents, or one without a token to train on.
         ConfigError: Settings that contradict each other.
         DivergedError: A loss or gradient norm became NaN or infinite.
-        StoreError: The folder holds checkpoints of another run.
+        StoreError: The folder cannot be written to, or holds checkpoints of another run.
     """
     _check(documents, settings)
     noise = _noise_callback(settings)
     watch = _watch(model, documents, settings, noise)
-    with _tidied(model, noise):
-        trainer = _trainer(model, tokenizer, documents, settings=settings)
+    with checkpoint_folder(settings.folder) as kept, _left_alone(model, noise):
+        arguments = trainer_arguments(settings.train, seed=settings.seed, folder=kept)
+        trainer = make_trainer(model, tokenizer, documents, arguments=arguments)
         trainer.add_callback(noise)
         trainer.add_callback(watch)
-        _train(trainer, watch, settings, noise)
-    remove_checkpoints(settings.folder)
+        _train(trainer, watch, last_checkpoint(kept, run=watch.watched.run) if settings.train.checkpoints else None)
     return _result(model, documents, watch, noise, settings)
 
 
@@ -129,11 +126,6 @@ def _check(documents: Sequence[Document], settings: FinetuneSettings) -> None:
             f"train.batch_size must be a multiple of train.micro_batch_size, got {batch} and {micro}. "
             f"Set --train.micro_batch_size {math.gcd(batch, micro)}."
         )
-
-
-def _micro_batch(train: TrainConfig) -> int:
-    largest = train.micro_batch_size or min(train.batch_size, LARGEST_MICRO_BATCH)
-    return next(size for size in range(largest, 0, -1) if train.batch_size % size == 0)
 
 
 def _noise_callback(settings: FinetuneSettings) -> "NoiseCallback":
@@ -183,64 +175,9 @@ def _fingerprint(documents: Sequence[Document], settings: FinetuneSettings) -> s
     )
 
 
-def _trainer(
-    model: "PreTrainedModel | PeftModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    documents: Sequence[Document],
-    *,
-    settings: FinetuneSettings,
-) -> "SFTTrainer":
-    from datasets import Dataset
-    from transformers import PrinterCallback
-    from trl.trainer.sft_trainer import SFTTrainer
-
-    trainer = SFTTrainer(
-        model=model,
-        args=_trainer_arguments(settings),
-        train_dataset=Dataset.from_dict({"index": list(range(len(documents)))}),
-        processing_class=tokenizer,
-        data_collator=Collator(documents, pad_token_id=cast(int, tokenizer.pad_token_id)),
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-def _trainer_arguments(settings: FinetuneSettings) -> "SFTConfig":
-    from trl.trainer.sft_config import SFTConfig
-
-    train = settings.train
-    micro = _micro_batch(train)
-    return SFTConfig(
-        output_dir=str(settings.folder),
-        num_train_epochs=train.epochs,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=train.batch_size // micro,
-        learning_rate=train.learning_rate,
-        lr_scheduler_type=_SCHEDULES[train.schedule],
-        warmup_steps=train.warmup_ratio,
-        weight_decay=train.weight_decay,
-        max_grad_norm=train.max_grad_norm,
-        activation_checkpointing=train.gradient_checkpointing,
-        bf16=False,  # the weights' own type decides; TRL would turn autocast on
-        seed=stream_seed(settings.seed, "dropout"),
-        data_seed=stream_seed(settings.seed, "data order"),
-        dataset_kwargs={"skip_prepare_dataset": True},
-        max_length=None,
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        save_total_limit=2,
-        report_to="none",
-        disable_tqdm=True,
-    )
-
-
-def _train(trainer: "SFTTrainer", watch: Watch, settings: FinetuneSettings, noise: "NoiseCallback") -> None:
+def _train(trainer: "SFTTrainer", watch: Watch, found: Checkpoint | None) -> None:
     from transformers import set_seed
 
-    found = last_checkpoint(settings.folder, run=watch.watched.run) if settings.train.checkpoints else None
     if found:
         logger.info("going on from %s", found.folder.name)
         watch.restore(found.state)
@@ -249,26 +186,18 @@ def _train(trainer: "SFTTrainer", watch: Watch, settings: FinetuneSettings, nois
         if watch.reached_at_start:
             watch.stopped_early = True
             return
-    set_seed(stream_seed(settings.seed, "dropout"))
+    set_seed(trainer.args.seed)
     trainer.train(resume_from_checkpoint=str(found.folder) if found else None)
 
 
 @contextlib.contextmanager
-def _tidied(model: "PreTrainedModel | PeftModel", noise: "NoiseCallback") -> Iterator[None]:
-    from peft import PeftModel
-
-    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    forward = vars(base).get("forward")
-    with quiet_transformers(), preserved_random_state(), deterministic_algorithms():
+def _left_alone(model: "PreTrainedModel | PeftModel", noise: "NoiseCallback") -> Iterator[None]:
+    """What surrounds the training stays as it was: libraries' settings, random state, the model's hooks."""
+    with quiet_transformers(), preserved_random_state(), deterministic_algorithms(), tidied(model):
         try:
             yield
         finally:
             noise.detach()
-            # TRL puts its own forward on the instance and leaves it there.
-            vars(base).pop("forward", None)
-            if forward is not None:
-                base.forward = forward
-            model.eval()
 
 
 def _result(

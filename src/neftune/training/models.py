@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,7 +180,11 @@ def _add_adapters(network: "PreTrainedModel", config: LoraConfig) -> "PeftModel"
         task_type="CAUSAL_LM",
     )
     try:
-        adapted = peft.get_peft_model(network, settings)
+        with warnings.catch_warnings():
+            # PEFT asks transformers for a renamed attribute, and sets by itself what it warns of here.
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.* is deprecated")
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
+            adapted = peft.get_peft_model(network, settings)
     except ValueError as error:
         raise ModelError(
             f"model.lora.target_modules must name layers of {type(network).__name__}, got {config.target_modules!r} "
