@@ -3,6 +3,7 @@
 import math
 import sys
 import threading
+from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from neftune.errors import ConfigError, NoiseError
 from neftune.noise.attach import NoiseHandle
-from neftune.noise.meter import Totals
+from neftune.noise.meter import Meter, Totals
 from neftune.noise.settings import Match, NoiseSettings
 from neftune.records import RealisedNoise
 
@@ -43,6 +44,7 @@ class NoiseCallback(TrainerCallback):
         self._epoch = -1
         self._num_steps = 0
         self._logged = Totals()
+        self._resumed: dict[str, Any] = {}
 
     def realised(self) -> RealisedNoise:
         """What the model received in the last training, or so far in this one.
@@ -53,6 +55,14 @@ class NoiseCallback(TrainerCallback):
         if self._handle is None:
             raise NoiseError("realised() needs a training that has begun, got none. Call it after trainer.train().")
         return self._handle.realised()
+
+    def meter_state(self) -> dict[str, Any]:
+        """What was realised so far as plain data, for a checkpoint beside the trainer's own."""
+        return self._handle.meter.state() if self._handle else Meter().state()
+
+    def restore_meter(self, state: Mapping[str, Any]) -> None:
+        """Let the next training count on from what `meter_state` gave; call it before resuming."""
+        self._resumed = dict(state)
 
     def detach(self) -> None:
         """Take the noise off the model, if it is still on."""
@@ -72,7 +82,10 @@ class NoiseCallback(TrainerCallback):
         training = _Training()
         training.put_first(self)
         self._handle = NoiseHandle(_model(kwargs), self.settings, is_alive=training.is_running)
-        self._epoch, self._num_steps, self._logged = -1, 0, Totals()
+        if self._resumed:
+            self._handle.meter.restore(self._resumed)
+            self._resumed = {}
+        self._epoch, self._num_steps, self._logged = -1, 0, self._handle.meter.totals()
         self._handle.set_epoch(math.floor(state.epoch or 0))
 
     def on_epoch_begin(

@@ -1,7 +1,9 @@
 """What noise the model really received, summed up on its device and read on demand."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -109,6 +111,27 @@ class Meter:
             num_tokens=int(totals.num_tokens),
             num_forwards=self.num_forwards,
         )
+
+    def state(self) -> dict[str, Any]:
+        """Everything recorded so far as plain data, exact to the bit; waits for the device."""
+        devices = {
+            str(device): {
+                "sums": [float(value) for value in sums.cpu()],
+                "least": float(self._least[device]),
+                "most": float(self._most[device]),
+            }
+            for device, sums in self._sums.items()
+        }
+        return {"num_forwards": self.num_forwards, "devices": devices}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave, as if the recording had never been interrupted."""
+        self.num_forwards = state["num_forwards"]
+        for name, values in state["devices"].items():
+            device = torch.device(name)
+            self._sums[device] = torch.tensor(values["sums"], dtype=torch.float64, device=device)
+            self._least[device] = torch.tensor(values["least"], dtype=torch.float32, device=device)
+            self._most[device] = torch.tensor(values["most"], dtype=torch.float32, device=device)
 
 
 def _squared_norms(values: Tensor) -> Tensor:

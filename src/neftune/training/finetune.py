@@ -105,7 +105,8 @@ def finetune(
         trainer = make_trainer(model, tokenizer, documents, arguments=arguments)
         trainer.add_callback(noise)
         trainer.add_callback(watch)
-        _train(trainer, watch, last_checkpoint(kept, run=watch.watched.run) if settings.train.checkpoints else None)
+        found = last_checkpoint(kept, run=watch.watched.run) if settings.train.checkpoints else None
+        _train(trainer, watch, noise, found)
     return _result(model, documents, watch, noise, settings)
 
 
@@ -156,7 +157,7 @@ def _watch(
         settings.stop_at_clean_train_loss,
         settings.on_progress,
         _fingerprint(documents, settings),
-        lambda: {},
+        noise.meter_state,
     )
     return Watch(model, timetable, watched)
 
@@ -175,12 +176,13 @@ def _fingerprint(documents: Sequence[Document], settings: FinetuneSettings) -> s
     )
 
 
-def _train(trainer: "SFTTrainer", watch: Watch, found: Checkpoint | None) -> None:
+def _train(trainer: "SFTTrainer", watch: Watch, noise: "NoiseCallback", found: Checkpoint | None) -> None:
     from transformers import set_seed
 
     if found:
         logger.info("going on from %s", found.folder.name)
         watch.restore(found.state)
+        noise.restore_meter(found.state["noise"])
     else:
         watch.measure_start()
         if watch.reached_at_start:
