@@ -55,10 +55,14 @@ def generate(
         batch_size: Prompts answered together, >= 1.
 
     Raises:
-        DataError: No prompts, an empty one, or one that leaves no room for a token (see `prompt_room`).
+        DataError: No prompts, an empty one, one that leaves no room for a token (see `prompt_room`), or a number out
+            of range.
         ModelError: An encoder-decoder model, or a tokenizer without an end-of-sequence token.
     """
     check_decoder_only(model)
+    for name, number in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+        if number < 1:
+            raise DataError(f"{name} must be >= 1, got {number}.")
     encoded = [encode_prompt(prompt, tokenizer) for prompt in prompts]
     limits = _limits(model, encoded, max_new_tokens)
     config = _greedy(model, tokenizer, repetition_penalty)

@@ -1,0 +1,145 @@
+"""Batched greedy generation against the plainest decoder there is."""
+
+import pytest
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from neftune.errors import DataError, ModelError
+from neftune.evaluation.generation import Generated, generate, prompt_room
+from neftune.noise.attach import attach
+from tests.reference.metric_greedy import slow_greedy
+from tests.tiny_training import tiny_gpt2, tiny_llama, tiny_tokenizer
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+LENGTHS = (3, 9, 1, 55, 2, 60, 30, 58)
+
+
+def prompts() -> list[str]:
+    return [" ".join(f"w{3 + (5 * start + 3 * step) % 37}" for step in range(num)) for start, num in enumerate(LENGTHS)]
+
+
+def decisive_llama(**overrides):
+    return tiny_llama(initializer_range=0.6, **overrides).eval()
+
+
+def decisive_gpt2():
+    model = tiny_gpt2(dropout=0.0).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data *= 20
+    return model
+
+
+def slow(model, tokenizer, prompt: str, *, penalty: float, max_new_tokens: int, ends=(2,)) -> Generated:
+    ids = tokenizer(prompt)["input_ids"]
+    room = model.config.max_position_embeddings - len(ids)
+    new, ended = slow_greedy(model, ids, max_new_tokens=min(room, max_new_tokens), ends=ends, penalty=penalty)
+    return Generated(tokenizer.decode(new, skip_special_tokens=True).strip(), len(new), ended)
+
+
+@pytest.mark.parametrize("make", [decisive_llama, decisive_gpt2], ids=["llama", "gpt2"])
+@pytest.mark.parametrize("pad", [{}, {"bos_token": "<s>", "eos_token": "</s>"}], ids=["own pad", "no pad"])
+@pytest.mark.parametrize("penalty", [1.0, 1.2])
+def test_answers_are_the_slow_ones_for_every_batch_size(make, pad, penalty):
+    model, tokenizer = make(), tiny_tokenizer(**pad)
+    wanted = [slow(model, tokenizer, one, penalty=penalty, max_new_tokens=14) for one in prompts()]
+    for batch_size in (1, 3, 64):
+        got = generate(
+            model, tokenizer, prompts(), max_new_tokens=14, repetition_penalty=penalty, batch_size=batch_size
+        )
+        assert got == wanted
+    limits = {one.num_tokens for one in wanted if not one.ended}
+    assert 14 in limits, "the asked limit is met"
+    assert limits & {64 - 55, 64 - 60, 64 - 58}, "the context's limit is met"
+
+
+def test_an_answer_ends_at_the_end_token_which_is_not_counted():
+    model, tokenizer = decisive_llama(), tiny_tokenizer()
+    plain = generate(model, tokenizer, prompts(), max_new_tokens=12, repetition_penalty=1.3)
+    assert not all(one.ended for one in plain)
+    third = tokenizer(plain[0].text)["input_ids"][2]
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(third)
+    answer = generate(model, tokenizer, prompts()[:1], max_new_tokens=12, repetition_penalty=1.3)[0]
+    assert (answer.ended, answer.num_tokens) == (True, 2)
+    assert answer.text == " ".join(plain[0].text.split()[:2])
+
+
+def test_special_ends_of_the_model_end_an_answer_and_others_do_not():
+    model, tokenizer = decisive_llama(), tiny_tokenizer()
+    plain = generate(model, tokenizer, prompts()[:1], max_new_tokens=12, repetition_penalty=1.3)[0]
+    third = tokenizer(plain.text)["input_ids"][2]
+    model.generation_config.eos_token_id = [third]
+    assert generate(model, tokenizer, prompts()[:1], max_new_tokens=12, repetition_penalty=1.3) == [plain]
+    tokenizer.add_special_tokens({"additional_special_tokens": [tokenizer.convert_ids_to_tokens(third)]})
+    answer = generate(model, tokenizer, prompts()[:1], max_new_tokens=12, repetition_penalty=1.3)[0]
+    assert (answer.ended, answer.num_tokens) == (True, 2)
+
+
+@pytest.mark.parametrize("wrap", [False, True], ids=["plain", "lora"])
+def test_the_models_own_settings_do_not_apply_and_are_put_back(wrap):
+    model, tokenizer = decisive_llama(), tiny_tokenizer()
+    if wrap:
+        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]))
+    wanted = generate(model, tokenizer, prompts(), max_new_tokens=8)
+    own = GenerationConfig(
+        do_sample=True, temperature=5.0, max_length=4, min_new_tokens=8, no_repeat_ngram_size=1, eos_token_id=2
+    )
+    model.generation_config = own
+    model.config.use_cache = False
+    model.train()
+    with attach(model, alpha=100.0):
+        assert generate(model, tokenizer, prompts(), max_new_tokens=8) == wanted
+    assert model.generation_config is own
+    assert model.training
+    assert model.config.use_cache is False
+
+
+def test_settings_and_mode_are_put_back_after_an_exception():
+    model, tokenizer = decisive_llama().train(), tiny_tokenizer()
+    own = model.generation_config
+    tokenizer.add_tokens(["outside"])
+    with pytest.raises(IndexError):
+        generate(model, tokenizer, ["outside"], max_new_tokens=2)
+    assert model.generation_config is own
+    assert model.training
+    assert not model._forward_pre_hooks
+
+
+def test_generating_moves_no_random_state():
+    import torch
+
+    model, tokenizer = decisive_llama(), tiny_tokenizer()
+    before = torch.get_rng_state()
+    generate(model, tokenizer, prompts(), max_new_tokens=4)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_cannot_be_answered_is_refused():
+    model, tokenizer = decisive_llama(), tiny_tokenizer()
+    with pytest.raises(DataError, match="at least one prompt, got none"):
+        generate(model, tokenizer, [], max_new_tokens=4)
+    with pytest.raises(DataError, match="got none in prompt 1"):
+        generate(model, tokenizer, ["w5", ""], max_new_tokens=4)
+    long = " ".join(["w5"] * 64)
+    with pytest.raises(DataError, match="context of 64 tokens, got 64 tokens in prompt 1"):
+        generate(model, tokenizer, ["w5", long], max_new_tokens=4)
+    assert prompt_room(model, tokenizer, long) == 0
+    with pytest.raises(ModelError, match="end-of-sequence token, got none"):
+        generate(model, tiny_tokenizer(bos_token="<s>", pad_token="<pad>"), ["w5"], max_new_tokens=4)
+    for wrong in ({"max_new_tokens": 0}, {"max_new_tokens": 4, "batch_size": 0}):
+        with pytest.raises(DataError, match="must be >= 1, got 0"):
+            generate(model, tokenizer, ["w5"], **wrong)
+    model.config.is_encoder_decoder = True
+    with pytest.raises(ModelError, match="encoder-decoder"):
+        generate(model, tokenizer, ["w5"], max_new_tokens=4)
+
+
+@pytest.mark.parametrize(("name", "start"), [("stories260k", "Once upon a time, "), ("babyllama-tok105-0.9m", "Once ")])
+def test_real_checkpoints_tell_the_same_story_in_every_batch(shared, name, start):
+    folder = shared / "models" / name
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    starts = [start + who for who in ("there was", "a girl", "Tom", "the big dog and the small cat", "in a wood, a")]
+    alone = generate(model, tokenizer, starts, max_new_tokens=24, repetition_penalty=1.2, batch_size=1)
+    assert generate(model, tokenizer, starts, max_new_tokens=24, repetition_penalty=1.2, batch_size=3) == alone
+    assert all(one.num_tokens == 24 and one.text for one in alone)
