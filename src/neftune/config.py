@@ -51,10 +51,11 @@ class DataConfig(Knobs):
 
     source: str = "microworld"
     """A file (.jsonl .json .csv .parquet, also .gz), a folder of such files, a hub id, or "microworld"."""
-    format: Literal["auto", "alpaca", "conversations", "prompt_completion"] = "auto"
-    """How rows are read; "auto" looks at the field names."""
-    template: Literal["auto", "alpaca", "vicuna", "chat", "plain"] = "auto"
-    """Prompt template; "auto" takes the tokenizer's chat template where it has one, else alpaca."""
+    format: str = "auto"
+    """How rows are read: alpaca, conversations, prompt_completion, or "auto", which looks at the field names."""
+    template: str = "auto"
+    """Prompt template: alpaca, vicuna, chat, plain, or "auto", which takes the tokenizer's chat template where it has
+    one, else alpaca."""
     num_train: int | None = Field(default=None, ge=1)
     """Training examples drawn by seed; null takes all that are left."""
     num_heldout: int = Field(default=500, ge=1)

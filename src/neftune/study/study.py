@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from neftune.config import Recipe
+from neftune.config import Recipe, RunConfig
 from neftune.errors import StoreError
 from neftune.recipe import write_recipe
 from neftune.records import PlannedRun, StudyResult
+from neftune.study.check import check_run
 from neftune.study.executors import Status, executors
 from neftune.study.identity import code_version, data_fingerprint, model_fingerprint
 from neftune.study.plan import make_plan
@@ -14,13 +15,20 @@ from neftune.study.store import Store
 
 
 def plan_study(recipe: Recipe) -> tuple[PlannedRun, ...]:
-    """Every run of a recipe; reads the data, so that what is wrong with it is found before any run."""
-    return make_plan(
+    """Every run of a recipe; reads the data, so that what is wrong with it is found before any run.
+
+    Raises:
+        ConfigError, UnknownNameError, DataError: The recipe or its data is wrong.
+    """
+    planned = make_plan(
         recipe,
         data_fingerprint=data_fingerprint,
         model_fingerprint=model_fingerprint,
         code_version=code_version(),
     )
+    for run in planned:
+        check_run(RunConfig.model_validate(run.config))
+    return planned
 
 
 def run_study(

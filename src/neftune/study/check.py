@@ -1,0 +1,36 @@
+"""What can be wrong with a run without loading anything: found before the first one starts."""
+
+from neftune.config import RunConfig
+from neftune.errors import ConfigError
+
+
+def check_run(config: RunConfig) -> None:
+    """Refuse a run that names something unregistered or asks for what does not go together.
+
+    Raises:
+        UnknownNameError: A name is in no registry.
+        ConfigError: Two settings contradict each other.
+    """
+    from neftune.data.formats import formats
+    from neftune.data.prompts import templates
+    from neftune.evaluation.judges import judges
+    from neftune.noise.distributions import distributions
+
+    distributions[config.noise.distribution]
+    if config.data.format != "auto":
+        formats[config.data.format]
+    if config.data.template != "auto":
+        templates[config.data.template]
+    if config.evaluate.judge:
+        judges[config.evaluate.judge](config.data)
+    train = config.train
+    if train.micro_batch_size and train.batch_size % train.micro_batch_size:
+        raise ConfigError(
+            "train.batch_size must be a multiple of train.micro_batch_size, "
+            f"got {train.batch_size} and {train.micro_batch_size}. Change one of them."
+        )
+    if config.model.path == "microworld" and config.data.source != "microworld":
+        raise ConfigError(
+            f"model.path 'microworld' knows the microworld alone, got data.source {config.data.source!r}. "
+            "Name a model with --model.path."
+        )

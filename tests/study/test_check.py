@@ -1,0 +1,31 @@
+"""What is wrong with a run is found before it starts."""
+
+from typing import Any
+
+import pytest
+
+from neftune.config import RunConfig
+from neftune.errors import InputError
+from neftune.recipe import validate
+from neftune.study.check import check_run
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"noise": {"alpha": 5, "distribution": "unifrom"}}, "Did you mean 'uniform'"),
+        ({"data": {"template": "alpca"}}, "Did you mean 'alpaca'"),
+        ({"data": {"format": "alpca"}}, "Did you mean 'alpaca'"),
+        ({"evaluate": {"judge": "fact"}}, "Did you mean 'facts'"),
+        ({"data": {"source": "x.jsonl"}, "model": {"path": "m"}, "evaluate": {"judge": "facts"}}, "microworld"),
+        ({"data": {"source": "x.jsonl"}}, "Name a model with --model.path"),
+        ({"train": {"batch_size": 10, "micro_batch_size": 4}}, "must be a multiple of"),
+    ],
+)
+def test_a_wrong_run_is_refused_with_its_reason(settings: dict[str, Any], message: str):
+    with pytest.raises(InputError, match=message):
+        check_run(validate(RunConfig, settings, source="test"))
+
+
+def test_the_defaults_are_a_run():
+    check_run(RunConfig())
