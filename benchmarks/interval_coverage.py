@@ -47,10 +47,10 @@ MIXES: Mapping[str, tuple[float, float, float]] = {
 def _normal(mix: tuple[float, float, float], shape: tuple[int, int], rng: np.random.Generator) -> FloatArray:
     seeds, examples = shape
     parts = [(mix[0], (seeds, 1)), (mix[1], (1, examples)), (mix[2], shape)]
-    total: FloatArray = np.zeros(shape)
+    total = np.zeros(shape)
     for sd, size in parts:
-        total = total + np.asarray(sd * rng.standard_normal(size), dtype=np.float64)
-    return total
+        total += sd * rng.standard_normal(size)
+    return np.asarray(total, dtype=np.float64)
 
 
 def _rare_counts(shape: tuple[int, int], rng: np.random.Generator) -> FloatArray:
@@ -123,7 +123,9 @@ def _length_controlled(shape: tuple[int, int], studies: int, rng: np.random.Gene
         parts, method = mean_components(cells)
         interval = interval_from(full, parts, confidence=0.95, counts=(*shape, 0), method=method)
         ends.append((interval.low, interval.high))
-    return {"seeds": shape[0], "examples": shape[1], "truth": truth} | _summary(np.array(ends), truth=truth, ideal=None)
+    row: dict[str, object] = {"seeds": shape[0], "examples": shape[1], "truth": round(truth, 2)}
+    row.update(_summary(np.array(ends), truth=truth, ideal=None))
+    return row
 
 
 def main() -> None:
