@@ -143,9 +143,9 @@ def main() -> None:
         for name, mix in MIXES.items():
             error = np.sqrt(mix[0] ** 2 / seeds + mix[1] ** 2 / examples + mix[2] ** 2 / (seeds * examples))
             measured = _measure(lambda: _normal(mix, shape, rng), studies, rng, NORMAL_95 * float(error))  # noqa: B023
-            rows.append({"seeds": seeds, "examples": examples, "mix": name, "sd": mix, **measured})
+            rows.append({"seeds": seeds, "examples": examples, "mix": name, "sd": mix, "providers": measured})
         measured = _measure(lambda: _rare_counts(shape, rng), studies, rng, None)  # noqa: B023
-        rows.append({"seeds": seeds, "examples": examples, "mix": "rare counts", **measured})
+        rows.append({"seeds": seeds, "examples": examples, "mix": "rare counts", "providers": measured})
         controlled.append(_length_controlled(shape, max(200, studies // 8), rng))
         print(f"{seeds} seeds done after {time.perf_counter() - began:.0f} s", file=sys.stderr)
     versions = {"python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__}
