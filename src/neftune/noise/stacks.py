@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
@@ -57,7 +57,7 @@ def ancestors(model: nn.Module, stacks: tuple[Stack, ...]) -> dict[nn.Module, fr
     The model itself always leads to all stacks. Keys are in the order of the module tree.
     """
     found: dict[nn.Module, frozenset[Stack]] = {model: frozenset(stacks)}
-    tree: Any = model.named_modules(remove_duplicate=False)
+    tree: Any = cast(Any, model).named_modules(remove_duplicate=False)
     for path, module in tree:
         for stack in stacks:
             if module is not stack.embedding:

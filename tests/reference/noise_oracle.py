@@ -1,0 +1,65 @@
+"""The noise by plain Python integers, one document, one token, one channel at a time: slow and obvious."""
+
+import math
+import struct
+from statistics import NormalDist
+
+LOW = (1 << 32) - 1
+ALL = (1 << 64) - 1
+GOLDEN = 0x9E3779B97F4A7C15
+
+
+def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Philox4x32-10, as written in Salmon et al. 2011, figure 4 and section 3."""
+    c, k = list(counter), list(key)
+    for _ in range(10):
+        high0, low0 = divmod(c[0] * 0xD2511F53, 1 << 32)
+        high1, low1 = divmod(c[2] * 0xCD9E8D57, 1 << 32)
+        c = [high1 ^ c[1] ^ k[0], low1, high0 ^ c[3] ^ k[1], low0]
+        k = [(k[0] + 0x9E3779B9) & LOW, (k[1] + 0xBB67AE85) & LOW]
+    return c[0], c[1], c[2], c[3]
+
+
+def mix(x: int) -> int:
+    """SplitMix64's output function."""
+    x &= ALL
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & ALL
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & ALL
+    return x ^ (x >> 31)
+
+
+def document_key(tokens: list[int]) -> int:
+    """The hash of a document's token ids."""
+    total = sum(mix(token + (i + 1) * GOLDEN) for i, token in enumerate(tokens))
+    return mix(total + len(tokens) * GOLDEN)
+
+
+def float32(x: float) -> float:
+    """Rounded to single precision."""
+    return struct.unpack("f", struct.pack("f", x))[0]
+
+
+def uniform(word: int) -> float:
+    """The top 24 bits as a signed number over 2**23."""
+    signed = word - (1 << 32) if word >> 31 else word
+    return (signed >> 8) / 2**23
+
+
+def gaussian(word: int) -> float:
+    """The exact normal quantile that the word stands for."""
+    size = (word & 0x7FFFFFFF) + 0.5
+    quantile = -NormalDist().inv_cdf(size / 2**32)
+    return -quantile if word >> 31 else quantile
+
+
+def document_noise(tokens: list[int], width: int, *, alpha: float, seed: int = 0, draw: int = 0) -> list[list[float]]:
+    """The paper's uniform noise of one document: rows of positions, columns of channels."""
+    key = mix(document_key(tokens) ^ mix(seed))
+    scale = float32(alpha / math.sqrt(len(tokens) * width))
+    rows: list[list[float]] = []
+    for position in range(len(tokens)):
+        words: list[int] = []
+        for block in range(-(-width // 4)):
+            words += philox((position, block, draw & LOW, draw >> 32), (key & LOW, key >> 32))
+        rows.append([float32(uniform(word) * scale) for word in words[:width]])
+    return rows
