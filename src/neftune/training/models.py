@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import textwrap
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MICROWORLD = "microworld"
+LONGEST_REASON = 300
+"""Characters of a library's own message that are quoted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,14 +152,16 @@ def _load_network(path: str, config: ModelConfig) -> "PreTrainedModel":
             dtype=getattr(torch, config.dtype),
             trust_remote_code=config.trust_remote_code,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
     network, report = loaded
-    # Transformers fills missing weights at random and says so in a log line.
-    missing = sorted(report["missing_keys"])
-    if missing:
+    # Transformers fills these at random and says so in a log line.
+    unfit = sorted(report["missing_keys"]) + sorted(key for key, *_ in report["mismatched_keys"])
+    if unfit:
         raise ModelError(
-            f"every weight of the model must be in the checkpoint; {path} lacks {len(missing)}, such as {missing[0]}. "
-            "Use a checkpoint of a causal language model, complete as its authors saved it."
+            f"every weight of the model must be in the checkpoint, in the size its config.json says; in {path} "
+            f"{len(unfit)} are not, such as {unfit[0]}. Use a checkpoint of a causal language model, complete as its "
+            "authors saved it."
         )
     return network
 
@@ -203,11 +208,16 @@ def _clear_errors(path: str, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # loaders raise whatever the broken byte happened to break
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        place = "the folder" if Path(path).is_dir() else "the Hugging Face hub or its local cache"
+        reason = textwrap.shorten(str(error) or type(error).__name__, LONGEST_REASON)
+        if Path(path).is_dir():
+            place, remedy = f"the folder {path}", "Copy the checkpoint again, whole, or name another."
+        else:
+            place = f"{path}, on the Hugging Face hub or in its local cache,"
+            remedy = "Check the name and the network, or name a local folder."
+        if "trust_remote_code" in str(error):
+            remedy = "Set --model.trust_remote_code true to run the code that comes with it, if you trust that."
         raise ModelError(
-            f"model.path must lead to a {what} that loads; {path} in {place} does not ({reason}). "
-            "Check the name, the files and, for a hub id, the network."
+            f"model.path must lead to a {what} that loads; {place} does not ({reason}). {remedy}"
         ) from error
 
 
