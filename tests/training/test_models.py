@@ -7,7 +7,7 @@ import torch
 
 from neftune.config import DataConfig, LoraConfig, ModelConfig
 from neftune.errors import ModelError
-from neftune.training.models import check_tokenizer, load_model, save_model
+from neftune.training.models import check_tokenizer, load_model
 from tests.tiny_training import assert_same_bits, tiny_gpt2, tiny_llama, tiny_tokenizer, weights
 
 DATA = DataConfig(max_length=64)
@@ -78,7 +78,7 @@ def test_saved_model_answers_as_before(checkpoint, tmp_path, adapter):
                 if "lora_B" in name:
                     value.normal_(std=0.1)
     before = weights(loaded.model)
-    save_model(loaded.model, loaded.tokenizer, tmp_path / "saved")
+    loaded.save(tmp_path / "saved")
     assert_same_bits(before, weights(loaded.model))
     ids = torch.arange(3, 12)[None]
     with torch.no_grad():

@@ -1,6 +1,7 @@
 """The model that is fine-tuned, with its tokenizer: loaded, checked, given adapters."""
 
 import contextlib
+import copy
 import logging
 import textwrap
 import warnings
@@ -101,25 +102,6 @@ def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", model: "PreTrainedMode
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
         logger.info("%s has no padding token; %r stands in and is masked everywhere", name, tokenizer.pad_token)
-
-
-def save_model(model: "PreTrainedModel | PeftModel", tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
-    """Writes a checkpoint that `load_model` and Hugging Face's Auto classes read; adapters are merged in.
-
-    Args:
-        model: Left unchanged.
-        tokenizer: Written beside it.
-        folder: Created where missing.
-    """
-    from peft import PeftModel
-
-    with quiet_transformers():
-        if isinstance(model, PeftModel):
-            import copy
-
-            model = copy.deepcopy(model).merge_and_unload()
-        model.save_pretrained(str(folder))
-        tokenizer.save_pretrained(str(folder))
 
 
 def _resolve_path(model: ModelConfig, data: DataConfig) -> str:
