@@ -13,7 +13,7 @@ from neftune.config import DataConfig, RunConfig
 DETERMINING = ("noise", "integrations", "data", "training", "evaluation", "records.py", "config.py", "study/run.py")
 """Code that a run's result depends on; analysis and report can change without training anything again."""
 
-LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "tokenizers")
+LIBRARIES = ("torch", "numpy", "transformers", "trl", "peft", "accelerate", "tokenizers")
 """Libraries that a run's result depends on."""
 
 _SAMPLE_BYTES = 1 << 20
@@ -36,7 +36,7 @@ def code_version() -> str:
 
 def versions() -> dict[str, str]:
     """Libraries, code and machine, for the report."""
-    known = {library: importlib.metadata.version(library) for library in (*LIBRARIES, "numpy")}
+    known = {library: importlib.metadata.version(library) for library in LIBRARIES}
     return {
         "neftune": neftune.__version__,
         "code": code_version(),
