@@ -29,7 +29,7 @@ def test_any_study_has_a_summary_in_plain_ascii_of_100_columns(odd):
 
 def test_failed_runs_are_named_with_their_reason():
     text = terminal_summary(make_study(failed=[("nsr=0.6", "world=1", 2)]))
-    assert "nsr=0.6, world 1, 2, DivergedError, loss must stay finite" in text.replace("\n  ", " ")
+    assert "nsr=0.6, world 1, seed 2: DivergedError: loss must stay finite" in text.replace("\n    ", " ")
 
 
 def test_the_data_hold_every_effect_and_every_run(study, evidence):
@@ -56,3 +56,10 @@ def test_undefined_numbers_are_none():
     numbers = [effect[key] for effect in data["effects"] for key in ("low", "high")]
     assert None in numbers
     assert not any(isinstance(n, float) and math.isnan(n) for n in numbers)
+
+
+def test_runs_still_to_come_are_counted_not_listed():
+    missing = [("nsr=0.3", block, seed) for block in ("world=0", "world=1") for seed in (0, 1, 2)]
+    text = terminal_summary(make_study(missing=missing))
+    assert "! 6 runs not finished" in text
+    assert text.count("not run yet") == 1

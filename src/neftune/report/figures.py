@@ -34,7 +34,7 @@ def losses(evidence: Evidence) -> Figure | None:
         "losses",
         "Loss while training, noise off",
         "Solid: held-out loss. Dashed: loss on a fixed sample of the training data. Thick: mean over seeds; "
-        f"thin: one seed. {numbers.count(len(overview.seeds), 'seed')} per arm. A steep start lies above the frame.",
+        f"thin: one seed, of {numbers.count(len(overview.seeds), 'seed')} an arm. A steep start lies above the frame.",
         tuple(panels),
         tuple(arm for arm in overview.arms if overview.of_arm(arm)),
     )

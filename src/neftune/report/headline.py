@@ -38,9 +38,15 @@ def headline(evidence: Evidence) -> Headline:
     """The verdict, its sentence cut after what to do."""
     verdict = evidence.verdict
     said, _, detail = _typeset(verdict.sentence).partition(": ")
-    detail = detail[:1].upper() + detail[1:]
-    reasons = tuple(map(_typeset, verdict.reasons))
+    if "=" not in detail.split(" ")[0]:  # an arm's name keeps its case
+        detail = detail[:1].upper() + detail[1:]
+    reasons = tuple(map(_typeset, reasons_of(evidence)))
     return Headline(said, detail, reasons, _typeset(verdict.rule), TONES.get(verdict.kind, "open"))
+
+
+def reasons_of(evidence: Evidence) -> tuple[str, ...]:
+    """The verdict's reasons without one for every run that is still to come: those are listed on their own."""
+    return tuple(reason for reason in evidence.verdict.reasons if not reason.endswith("not run yet."))
 
 
 def _typeset(text: str) -> str:

@@ -22,7 +22,7 @@ SHOWN = (
 STATE = "state"
 """The column of a study in which no run has numbers yet."""
 
-WIN_NOTE = "Win rates are on open prompts, where the data tell those apart; length is held equal in characters."
+WIN_NOTE = "on open prompts, where the data tell those apart; length is held equal in characters."
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ def runs_table(overview: Overview, rows: tuple[RunRow, ...]) -> Table:
         f"{num:,}" for num in (num_examples[:1] + num_examples[-1:] if len(num_examples) > 1 else num_examples)
     )
     caption = f"Every run on its own: means over {examples or 'no'} test examples; loss over the held-out part."
-    notes = (f"Win rates are against the references. {WIN_NOTE}",) if WINS[0] in shown else ()
+    notes = (f"Win rates are against the references, {WIN_NOTE}",) if WINS[0] in shown else ()
     return Table("runs", caption, tuple(columns), tuple(groups), notes)
 
 

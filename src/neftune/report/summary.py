@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -11,8 +11,7 @@ from neftune.records import StudyResult
 from neftune.report import numbers
 from neftune.report.embed import plain
 from neftune.report.evidence import Evidence, gather
-from neftune.report.headline import glance_table, size, warnings
-from neftune.report.provenance import missing_table
+from neftune.report.headline import glance_table, reasons_of, size, warnings
 from neftune.report.runs import SHOWN, RunRow, block_title
 from neftune.report.tables import Table
 
@@ -35,18 +34,16 @@ def terminal_summary(result: StudyResult) -> str:
     """The verdict with its reasons, and the means of every arm, in plain ASCII of at most 100 columns."""
     evidence = gather(result)
     lines = [*_verdict_lines(evidence), "", *_means_lines(evidence)]
-    glance, missing = glance_table(evidence), missing_table(evidence.overview)
+    glance, failures = glance_table(evidence), evidence.overview.failures
     if glance is not None:
         heading = f"{evidence.verdict.arm} minus the baseline, {evidence.confidence} intervals:"
         lines += ["", *_wrapped(heading), *_glance_lines(glance)]
-    if not missing.is_empty:
-        lines += ["", "Runs without a result:"]
-        lines += [line for row in missing.groups[0].rows for line in _wrapped("  " + _joined([c.text for c in row]))]
+    if failures:
+        lines += ["", "Failed runs:"]
+    for run, failure in failures:
+        said = ", ".join(filter(None, (run.arm, block_title(run.block), f"seed {run.seed}")))
+        lines += _wrapped(f"  {said}: {failure.error}: {failure.message} (run {run.run_id})", indent="    ")
     return "\n".join(plain(numbers.ascii_only(line)).rstrip() for line in lines) + "\n"
-
-
-def _joined(texts: Sequence[str]) -> str:
-    return ", ".join(text for text in texts if text)
 
 
 def _wrapped(text: str, *, indent: str = "") -> list[str]:
@@ -59,7 +56,7 @@ def _verdict_lines(evidence: Evidence) -> Iterator[str]:
     yield from _wrapped(size(evidence))
     yield ""
     yield from _wrapped(f"VERDICT  {evidence.verdict.sentence}")
-    for reason in evidence.verdict.reasons:
+    for reason in reasons_of(evidence):
         yield from _wrapped(f"- {reason}")
     for warning in warnings(evidence):
         yield from _wrapped(f"! {warning}")

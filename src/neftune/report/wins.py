@@ -35,7 +35,7 @@ def wins_table(evidence: Evidence) -> Table | None:
         COLUMNS,
         tuple(group for group in groups if group.rows),
         (
-            f"{evidence.confidence} intervals for new seeds and prompts. {WIN_NOTE}",
+            f"{evidence.confidence} intervals for new seeds and prompts, {WIN_NOTE}",
             "Against the references, the small line is the difference from the baseline's rate. A raw win rate that "
             "length control takes away was won by being longer.",
         ),
