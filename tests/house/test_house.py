@@ -52,7 +52,7 @@ def test_modules_are_small_documented_and_finished(path: Path):
 def test_the_readme_tree_is_true():
     readme = (ROOT / "README.md").read_text()
     block = readme.split("```text\nsrc/neftune/", 1)[1].split("```", 1)[0]
-    named = set(re.findall(r"\w+\.py|\w+/", block))
+    named = set(re.findall(r"^\s*(\w+\.py|\w+/)", block, re.MULTILINE))
     for name in named:
         found = any(path.name == name or name.rstrip("/") in path.parts for path in MODULES)
         assert found or (ROOT / name).is_dir() or (ROOT / "tests" / name).is_dir(), f"the README names {name}"
