@@ -65,6 +65,19 @@ def test_an_answer_ends_at_the_end_token_which_is_not_counted():
     assert answer.text == " ".join(plain[0].text.split()[:2])
 
 
+def test_padding_is_not_penalised_in_older_transformers_either(monkeypatch):
+    from transformers.generation import utils
+
+    processor = utils.RepetitionPenaltyLogitsProcessor
+    monkeypatch.setattr(utils, "RepetitionPenaltyLogitsProcessor", lambda penalty, **newer: processor(penalty))
+    model, tokenizer = decisive_llama(), tiny_tokenizer(bos_token="<s>", eos_token="</s>")
+    settings = {"max_new_tokens": 4, "repetition_penalty": 100.0}
+    first = generate(model, tokenizer, ["w7"], **settings)[0].text.split()[0]
+    tokenizer.eos_token = first
+    alone, padded = (generate(model, tokenizer, ["w7", *more], **settings)[0] for more in ([], ["w8 w9 w10"]))
+    assert alone == padded == Generated("", 0, ended=True)
+
+
 def test_special_ends_of_the_model_end_an_answer_and_others_do_not():
     model, tokenizer = decisive_llama(), tiny_tokenizer()
     plain = generate(model, tokenizer, prompts()[:1], max_new_tokens=12, repetition_penalty=1.3)[0]

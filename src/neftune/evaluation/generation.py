@@ -157,7 +157,7 @@ def _without_own_settings(model: Any) -> Iterator[None]:
 def _generate_batch(model: Any, prompts: Sequence[Sequence[int]], config: GenerationConfig) -> list[list[int]]:
     """New token ids per prompt, padding after the end included."""
     length = max(len(ids) for ids in prompts)
-    # Padding repeats the row's own first token: the repetition penalty counts masked positions too.
+    # Padding repeats the row's own first token: transformers 5.20's repetition penalty counts masked positions too.
     ids_BL = torch.tensor([[ids[0]] * (length - len(ids)) + list(ids) for ids in prompts])
     real_BL = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in prompts])
     with _positions_in_context(model):
