@@ -1,4 +1,6 @@
 import math
+import re
+from pathlib import Path
 
 import pytest
 
@@ -88,3 +90,13 @@ def test_tables_have_a_cell_for_every_column(evidence):
     for kind in kinds(evidence):
         table = effects_table(evidence, kind)
         assert {len(row) for group in table.groups for row in group.rows} == {len(table.columns)}
+
+
+def test_the_example_on_the_page_about_figures_draws(evidence, monkeypatch):
+    graph_objects = pytest.importorskip("plotly.graph_objects")
+    monkeypatch.setattr(figures, "_entries", dict(figures))
+    page = (Path(__file__).parents[2] / "docs" / "extend" / "figure.md").read_text(encoding="utf-8")
+    exec("\n".join(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)), {})
+    figure = figures["dose"](evidence)
+    assert len(figure.panels[0].spec["data"]) == len(evidence.overview.runs)
+    graph_objects.Figure(figure.panels[0].spec)
