@@ -42,9 +42,21 @@ class LoadedModel:
     path: str
 
     def save(self, folder: Path) -> None:
-        """Write weights (safetensors) and tokenizer as a checkpoint; of an adapter, the adapter alone."""
-        self.model.save_pretrained(str(folder))
-        self.tokenizer.save_pretrained(str(folder))
+        """Writes a checkpoint (safetensors) that `load_model` and Hugging Face's Auto classes read.
+
+        Adapters are merged into the copy that is written, so that it needs no base beside it.
+
+        Args:
+            folder: Created where missing.
+        """
+        from peft import PeftModel
+
+        model: Any = self.model
+        with quiet_transformers():
+            if isinstance(model, PeftModel):
+                model = copy.deepcopy(model).merge_and_unload()
+            model.save_pretrained(str(folder))
+            self.tokenizer.save_pretrained(str(folder))
 
 
 def load_model(model: ModelConfig, data: DataConfig, *, seed: int) -> LoadedModel:
