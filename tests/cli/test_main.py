@@ -40,6 +40,13 @@ def test_a_typo_on_the_command_line(tmp_path: Path, tiny: dict[str, Any], capsys
     assert "--train.learning-rate" in message(capsys)
 
 
+def test_a_rule_that_nothing_could_satisfy(tmp_path: Path, tiny: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+    assert run(tmp_path, tiny, "--study.decision.judge-by", "lc_win_rate") == 2
+    assert "deciding by 'lc_win_rate' needs a judge, got evaluate.judge null" in message(capsys)
+    assert run(tmp_path, tiny, "--study.decision.judge-by", "los") == 2
+    assert "must have a better direction, got 'los'" in message(capsys)
+
+
 def test_a_missing_recipe(capsys: pytest.CaptureFixture[str]):
     assert main(["study", "none.yaml"]) == 2
     assert "none.yaml: No such file or directory" in message(capsys)

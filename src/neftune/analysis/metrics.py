@@ -45,6 +45,21 @@ MEANINGS: Mapping[str, Meaning] = MappingProxyType(
 )
 """Metrics that are not text metrics; those bring their own meaning."""
 
+NEEDS_JUDGE = frozenset(
+    {
+        "quality",
+        "true_facts",
+        "false_facts",
+        "garbled",
+        "closed_correct",
+        "win_rate",
+        "lc_win_rate",
+        "win_rate_vs_reference",
+        "lc_win_rate_vs_reference",
+    }
+)
+"""Metrics that exist only where answers were judged."""
+
 _MEMORY = frozenset({"loss", "rouge_l", "bleu"})
 _MEMORISED = frozenset({"verbatim"})
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 from neftune.analysis.effects import Effect, decision_of, find_effects, require_effect
 from neftune.analysis.judging import CHOSEN_ON, JUDGED_ON, Candidate, better_side, is_harm, rank_arms
-from neftune.analysis.metrics import meaning_of
+from neftune.analysis.metrics import NEEDS_JUDGE, meaning_of
 from neftune.analysis.pairing import Missing, missing_runs
 from neftune.analysis.reasons import named_arm, reasons_for, rule_in_words, verdict_sentence
 from neftune.config import Decision
@@ -73,7 +73,7 @@ def decide(result: StudyResult, effects: Sequence[Effect]) -> Verdict:
         DataError: The rule names a metric that the study did not measure.
     """
     rule = decision_of(result)
-    _check_directions(rule)
+    check_rule(rule)
     missing = missing_runs(result)
     unfinished = [_described(run) for run in missing if _blocks_verdict(result, run)]
     if unfinished:
@@ -94,12 +94,26 @@ def decide(result: StudyResult, effects: Sequence[Effect]) -> Verdict:
     return _judge(result, effects, rule, candidates, excluded)
 
 
-def _check_directions(rule: Decision) -> None:
+def check_rule(rule: Decision, *, has_judge: bool = True) -> None:
+    """Refuse a rule that no result could satisfy; the command line asks before the first run.
+
+    Args:
+        rule: The rule.
+        has_judge: Whether the study has a judge, without which there are no preferences and no facts.
+
+    Raises:
+        ConfigError: A metric has no better direction, or needs a judge and there is none.
+    """
     for part, metric in [(CHOSEN_ON, rule.choose_by), *((JUDGED_ON, m) for m in (rule.judge_by, *rule.harm_by))]:
         if meaning_of(metric, part).direction == "neither":
             raise ConfigError(
                 f"a metric that decides must have a better direction, got {metric!r}, which has none. "
                 "Take one such as loss, quality or lc_win_rate in study.decision."
+            )
+        if metric in NEEDS_JUDGE and not has_judge:
+            raise ConfigError(
+                f"deciding by {metric!r} needs a judge, got evaluate.judge null. "
+                "Name one (`neftune list judges`), or decide by loss."
             )
 
 

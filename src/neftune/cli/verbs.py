@@ -19,10 +19,12 @@ from neftune.study.store import Store, read_json, run_record, write_json
 
 def study(options: argparse.Namespace, knobs: list[str]) -> int:
     """`neftune study RECIPE`."""
+    from neftune.analysis.verdict import check_rule
     from neftune.cli.progress import Progress
     from neftune.study.study import run_study
 
     recipe = _recipe(options, knobs)
+    check_rule(recipe.study.decision, has_judge=recipe.evaluate.judge is not None)
     workers = options.workers or max(1, (os.cpu_count() or 1) // options.threads)
     store = Store(options.out)
     arms = len(recipe.study.seeds)
@@ -36,10 +38,12 @@ def study(options: argparse.Namespace, knobs: list[str]) -> int:
 
 def train(options: argparse.Namespace, knobs: list[str]) -> int:
     """`neftune train RECIPE`: one run, its weights kept."""
+    from neftune.study.check import check_run
     from neftune.study.run import train_run, training_record
 
     recipe = _recipe(options, knobs)
     config = _run_config(recipe)
+    check_run(config)
     config = config.model_copy(update={"train": config.train.model_copy(update={"save_model": True})})
     folder: Path = options.folder or options.out / "trained" / recipe.name
     _usable(folder)
@@ -65,6 +69,7 @@ def train(options: argparse.Namespace, knobs: list[str]) -> int:
 
 def evaluate(options: argparse.Namespace, knobs: list[str]) -> int:
     """`neftune evaluate RECIPE` or `neftune evaluate --run FOLDER`."""
+    from neftune.study.check import check_run
     from neftune.study.run import evaluate_checkpoint
 
     if options.run and options.recipe:
@@ -81,6 +86,7 @@ def evaluate(options: argparse.Namespace, knobs: list[str]) -> int:
         config = _run_config(recipe)
         model = config.model
         folder = options.out / "evaluated" / recipe.name
+    check_run(config)
     _usable(folder)
     _threads(options.threads)
     with _steps() as report:
