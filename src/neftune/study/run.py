@@ -122,10 +122,19 @@ def evaluated(
     seconds = dict(record.seconds)
     report({"stage": "evaluating"})
     with _timed(seconds, "evaluation"):
-        evaluation = evaluate_model(loaded.model, loaded.tokenizer, data, config)
+        evaluation = evaluate_model(
+            loaded.model,
+            loaded.tokenizer,
+            data,
+            config,
+            on_progress=lambda done, prompts: report({"stage": "evaluating", "step": done, "num_steps": prompts}),
+        )
     asked = {one for scores in evaluation.scores.values() for one in scores.example_ids}
     tags = {one.id: one.tags for part in data.parts.values() for one in part if one.id in asked and one.tags}
-    return replace(record, answers=evaluation.answers, scores=evaluation.scores, seconds=seconds, tags=tags)
+    counts = {**record.counts, **evaluation.counts}
+    return replace(
+        record, answers=evaluation.answers, scores=evaluation.scores, counts=counts, seconds=seconds, tags=tags
+    )
 
 
 def evaluate_checkpoint(config: RunConfig, *, report: Report = lambda _: None) -> RunRecord:
