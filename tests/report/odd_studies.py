@@ -40,6 +40,7 @@ ODD: Mapping[str, Callable[[], StudyResult]] = {
         sizes=SMALL, failed=[("nsr=0.6", "world=1", 2)], missing=[("nsr=1.0", "world=0", 0)]
     ),
     "all failed": _all_failed,
+    "no answers to compare": lambda: make_study(**ONE, arms=("nsr=0.3",), judge=False),
     "no baseline": _no_baseline,
     "nothing yet": lambda: replace(make_study(**ONE, arms=("nsr=0.3",)), records={}),
     "no answers and no history": _without_answers,

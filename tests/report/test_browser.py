@@ -238,6 +238,13 @@ def test_choosing_a_block_part_and_seed_shows_their_answers(opened, small):
     assert report.page.locator("#outputs .answer").count() == 6
 
 
+def test_controls_that_have_nothing_to_choose_are_not_shown(opened):
+    report = opened(ODD["no answers to compare"]())
+    assert report.part("search").is_visible()
+    for name in ("block", "seed", "arm", "outcome"):
+        assert not report.part(name).is_visible(), name
+
+
 def test_keys_step_and_search_but_not_while_typing(opened, small):
     report = opened(small)
     report.page.locator("#outputs").scroll_into_view_if_needed()

@@ -30,11 +30,13 @@ def losses(evidence: Evidence) -> Figure | None:
     panels = [panel for number, block in enumerate(overview.blocks) if (panel := _loss_panel(overview, block, number))]
     if not panels:
         return None
+    cut = any("range" in panel.spec["layout"]["yaxis"] for panel in panels)
     return Figure(
         "losses",
         "Loss while training, noise off",
         "Solid: held-out loss. Dashed: loss on a fixed sample of the training data. Thick: mean over seeds; "
-        f"thin: one seed, of {numbers.count(len(overview.seeds), 'seed')} an arm. A steep start lies above the frame.",
+        f"thin: one seed, of {numbers.count(len(overview.seeds), 'seed')} an arm."
+        + (" The steep start lies above the frame." if cut else ""),
         tuple(panels),
         tuple(arm for arm in overview.arms if overview.of_arm(arm)),
     )
