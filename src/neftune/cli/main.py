@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if knobs and not options.takes_knobs:
         parser.error(f"{options.verb} takes no {knobs[0]!r}. `neftune {options.verb} --help` lists its options.")
     try:
-        function = VERBS.get(options.verb, options.verb)
+        function = VERBS.get(options.verb) or str(options.verb)
         run: Callable[[argparse.Namespace, list[str]], int] = getattr(import_module("neftune.cli.verbs"), function)
         return run(options, knobs)
     except NeftuneError as error:
