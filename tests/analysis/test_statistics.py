@@ -130,6 +130,7 @@ def test_confidence_out_of_range_is_refused(confidence):
         paired_interval([[1.0, 2.0]], confidence=confidence)
 
 
+@settings(deadline=None, max_examples=50)
 @given(MATRICES, st.randoms(use_true_random=False))
 def test_order_of_seeds_and_examples_does_not_matter(values, random):
     rows, columns = list(range(len(values))), list(range(values.shape[1]))
@@ -138,11 +139,13 @@ def test_order_of_seeds_and_examples_does_not_matter(values, random):
     same(paired_interval(values), paired_interval(values[np.ix_(rows, columns)]))
 
 
+@settings(deadline=None, max_examples=50)
 @given(MATRICES, st.floats(-100, 100))
 def test_a_shift_moves_the_interval(values, shift):
     same(paired_interval(values), paired_interval(values + shift), shift=shift)
 
 
+@settings(deadline=None, max_examples=50)
 @given(MATRICES, st.floats(0.01, 100), st.booleans())
 def test_a_factor_stretches_the_interval(values, factor, negative):
     scale = -factor if negative else factor
@@ -151,14 +154,15 @@ def test_a_factor_stretches_the_interval(values, factor, negative):
     assert second.high - second.low == pytest.approx(factor * (first.high - first.low), abs=1e-7)
 
 
+@settings(deadline=None, max_examples=50)
 @given(MATRICES)
 def test_more_confidence_is_wider(values):
     narrow, wide = paired_interval(values, confidence=0.8), paired_interval(values, confidence=0.99)
     assert wide.low <= narrow.low <= narrow.estimate <= narrow.high <= wide.high
 
 
+@settings(deadline=None, max_examples=50)
 @given(MATRICES, st.sampled_from([0.8, 0.95, 0.99]))
-@settings(max_examples=50)
 def test_the_p_value_and_the_interval_agree(values, confidence):
     interval = paired_interval(values, confidence=confidence)
     if abs(interval.p_value - (1 - confidence)) > 1e-9:
@@ -179,6 +183,7 @@ def test_no_component_is_no_interval():
     assert math.isnan(interval.standard_error)
 
 
+@settings(deadline=None, max_examples=50)
 @given(MATRICES)
 def test_the_jackknife_of_a_mean_gives_back_the_differences(values):
     full, cells = jackknife_cells(
