@@ -72,7 +72,9 @@ def test_gaussian_is_the_normal_quantile_of_its_word(words):
 
 
 def test_wrong_names_are_refused_with_the_nearest_right_one():
-    with pytest.raises(UnknownNameError, match="distribution must be one of gaussian, uniform; got 'uniformm'") as caught:
+    with pytest.raises(
+        UnknownNameError, match="distribution must be one of gaussian, uniform; got 'uniformm'"
+    ) as caught:
         NoiseSettings(1.0, "uniformm")
     assert "Did you mean 'uniform'?" in str(caught.value)
     with pytest.raises(ConfigError, match='match must be "rms" or "paper", got \'std\''):

@@ -99,7 +99,7 @@ tokens = st.lists(st.integers(0, 200_000), min_size=1, max_size=12)
 
 @given(st.lists(tokens, min_size=1, max_size=5))
 def test_keys_equal_the_oracle_and_see_only_their_document(documents):
-    ids = torch.tensor([sum(documents, [])])
+    ids = torch.tensor([[token for document in documents for token in document]])
     positions = torch.tensor([[i for document in documents for i in range(len(document))]])
     layout = read_layout(tuple(ids.shape), CPU, position_ids=positions)
     keys = document_keys(ids, layout)[0].tolist()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from neftune.errors import ConfigError, NoiseError
 from neftune.noise.calls import DOCUMENT_KEYS, Call, Calls, layout_of, positional_parameters
-from neftune.noise.hooks import Hook, has_hook
+from neftune.noise.hooks import Hook, hook_owner
 from neftune.noise.meter import Meter
 from neftune.noise.perturb import add_noise, make_noise, new_draw, token_keys
 from neftune.noise.phases import gradients_wanted, in_backward
@@ -62,6 +62,7 @@ class NoiseHandle:
         self.settings = settings
         self.meter = Meter()
         self._is_alive = is_alive
+        self._removables: list[Any] = []
         self._epoch: int | None = None
         self._num_pauses = 0
         self._calls = Calls()
@@ -75,9 +76,11 @@ class NoiseHandle:
         """The paper's scale."""
         return self.settings.alpha
 
-    @property
-    def is_attached(self) -> bool:
-        """Whether the noise is on the model."""
+    def is_on(self) -> bool:
+        """Whether the noise is on the model. Noise that has outlived what it was set up for is taken off here."""
+        # A recomputation belongs to a forward that was asked already, and may run on a thread of autograd's.
+        if self._is_alive is not None and not in_backward() and not self._is_alive():
+            self.detach()
         return bool(self._removables)
 
     def detach(self) -> None:
@@ -117,7 +120,8 @@ class NoiseHandle:
 
     def _refuse_second(self, model: nn.Module) -> None:
         for stack in self._stacks:
-            if has_hook(stack.embedding):
+            owner = hook_owner(stack.embedding)
+            if isinstance(owner, NoiseHandle) and owner.is_on():
                 raise NoiseError(
                     f"a model takes one noise at a time, {type(model).__name__} has one already. "
                     "Call detach() on its handle first."
@@ -127,12 +131,13 @@ class NoiseHandle:
     def _hook(self) -> list[Any]:
         removables: list[Any] = []
         for module, stacks in self._leads_to.items():
-            enter = Hook(partial(self._enter, positional_parameters(module)))
-            leave = Hook(partial(self._leave, stacks))
+            enter = Hook(partial(self._enter, positional_parameters(module)), owner=self)
+            leave = Hook(partial(self._leave, stacks), owner=self)
             removables.append(module.register_forward_pre_hook(enter, with_kwargs=True))
             removables.append(module.register_forward_hook(leave, with_kwargs=True, always_call=True))
         for embedding in dict.fromkeys(stack.embedding for stack in self._stacks):
-            removables.append(embedding.register_forward_hook(Hook(partial(self._noise, embedding))))
+            noise = Hook(partial(self._noise, embedding), owner=self)
+            removables.append(embedding.register_forward_hook(noise))
         return removables
 
     def _enter(
@@ -169,14 +174,7 @@ class NoiseHandle:
         )
 
     def _trains(self, module: nn.Module) -> bool:
-        return module.training and not self._num_pauses and gradients_wanted() and self._lives()
-
-    def _lives(self) -> bool:
-        # A recomputation belongs to a forward that was asked already, and may run on a thread of autograd's.
-        if self._is_alive is None or in_backward() or self._is_alive():
-            return True
-        self.detach()
-        return False
+        return module.training and not self._num_pauses and gradients_wanted() and self.is_on()
 
     def _noise(self, embedding: nn.Module, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         if not self._trains(module):

@@ -12,12 +12,14 @@ class Hook:
 
     Args:
         function: What torch calls, with the arguments of the kind of hook it is registered as.
+        owner: Whose hook it is.
     """
 
-    __slots__ = ("_function",)
+    __slots__ = ("_function", "owner")
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], *, owner: object) -> None:
         self._function = function
+        self.owner = owner
 
     def __call__(self, *args: Any) -> Any:
         """What the function returns."""
@@ -31,7 +33,7 @@ class Hook:
         return getattr, (contextlib.nullcontext(), "__exit__")
 
 
-def has_hook(module: nn.Module) -> bool:
-    """Whether a module carries a forward hook of this package."""
+def hook_owner(module: nn.Module) -> object | None:
+    """Whose forward hook of this package a module carries; None without one."""
     hooks: Any = vars(module)["_forward_hooks"]
-    return any(isinstance(hook, Hook) for hook in hooks.values())
+    return next((hook.owner for hook in hooks.values() if isinstance(hook, Hook)), None)
