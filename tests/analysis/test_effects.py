@@ -110,6 +110,10 @@ def test_without_a_judge_there_is_no_win_rate():
     assert not any("win_rate" in metric or metric == "quality" for metric in metrics)
 
 
+def test_win_rates_are_not_taken_on_training_prompts(effects):
+    assert {e.part for e in effects if "win_rate" in e.metric} == {"heldout", "test"}
+
+
 def test_hostile_texts_change_nothing_but_texts():
     effects = study_effects(make_study(hostile=True))
     assert find_effects(effects, metric="lc_win_rate")
