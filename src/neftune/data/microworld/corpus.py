@@ -1,6 +1,6 @@
 """The pretraining text: what the base has read of its world.
 
-Half of the words are in a long register (five to eight facts a text), half in a short one (one or two). Half of the
+Half of the words are in a long register (five to eight facts a text), half in a short one (one or two). A third of the
 documents tell; the others are a question and its answer under one of five pairs of labels. The base has read every
 wording that the test will use: what the test asks is whether fine-tuning on some wordings carries over to the others.
 """
@@ -19,16 +19,16 @@ SHORT_FACTS = (1, 1, 2)
 LONG_SHARE = 0.25
 """Share of the documents in the long register; being about three times as long, they hold half of the words."""
 
-TELLING_SHARE = 0.5
+TELLING_SHARE = 0.35
 """Share of the documents that tell without being asked."""
 
 FRAMED_SHARE = 0.3
 """Share of the long texts with an opening and a closing sentence that state nothing."""
 
-HALVES_WEIGHTS = (45, 45, 10)
+HALVES_WEIGHTS = (20, 65, 15)
 """How often something open, closed and two things are asked, in percent."""
 
-WORDINGS_WEIGHTS = (40, 40, 20)
+WORDINGS_WEIGHTS = (45, 35, 20)
 """How often in wordings that fine-tuning will use, in others, and re-templated, in percent."""
 
 NUM_WAITING = 8

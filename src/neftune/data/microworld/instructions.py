@@ -63,9 +63,9 @@ def answer(world: World, instruction: Instruction, *, num_facts: int, rng: rando
 def more_facts(
     world: World, person: str, told: Sequence[Statement], *, num_facts: int, rng: random.Random
 ) -> list[Statement]:
-    """Facts about a person beyond those told, in random order, so that there are ``num_facts`` in all."""
+    """Facts about a person beyond those told, in random order, up to ``num_facts`` or all that there are."""
     untold = [statement for statement in world.statements(person) if statement not in told]
-    return rng.sample(untold, max(0, num_facts - len(told)))
+    return rng.sample(untold, min(max(0, num_facts - len(told)), len(untold)))
 
 
 def _open(person: str, seen: bool) -> Iterator[tuple[str, tuple[str, ...]]]:
