@@ -1,7 +1,6 @@
 """Arms with one seed are pairs: data order, dropout and adapters are shared bit for bit; only the noise differs."""
 
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,13 +26,13 @@ from tests.tiny_training import (
 
 @contextmanager
 def watched_training(model: torch.nn.Module):
-    """Collects every batch the model trains on and every dropout mask, and the clean output of the embedding."""
+    """Collects, of a tiny GPT-2: each batch it trains on, each dropout mask, what the embedding gave (with noise)."""
     seen: dict[str, list[torch.Tensor]] = {"batches": [], "masks": [], "embedded": []}
-    ones = torch.nn.Dropout.forward
+    plain = torch.nn.Dropout.forward
 
     def dropout(self: torch.nn.Dropout, x: torch.Tensor) -> torch.Tensor:
         if not (self.training and self.p):
-            return ones(self, x)
+            return plain(self, x)
         mask = torch.nn.functional.dropout(torch.ones_like(x), self.p, training=True)
         seen["masks"].append(mask != 0)
         return x * mask
@@ -42,26 +41,21 @@ def watched_training(model: torch.nn.Module):
         if module.training:
             seen["batches"].append(kwargs["input_ids"].clone())
 
-    embedding = model.get_input_embeddings()
+    def embedded(module: torch.nn.Module, args: tuple[torch.Tensor]) -> None:
+        if module.training:
+            seen["embedded"].append(args[0].detach().clone())
+
     hooks = [
         model.register_forward_pre_hook(batch, with_kwargs=True),
-        # Runs after the noise's own hook, which is registered later but changes what the next module sees.
-        model.get_base_model().transformer.drop.register_forward_pre_hook(
-            lambda module, args: seen["embedded"].append(args[0].detach().clone()) if module.training else None
-        )
-        if hasattr(model, "get_base_model")
-        else model.transformer.drop.register_forward_pre_hook(
-            lambda module, args: seen["embedded"].append(args[0].detach().clone()) if module.training else None
-        ),
+        model.transformer.drop.register_forward_pre_hook(embedded),
     ]
     torch.nn.Dropout.forward = dropout
     try:
         yield seen
     finally:
-        torch.nn.Dropout.forward = ones
+        torch.nn.Dropout.forward = plain
         for hook in hooks:
             hook.remove()
-        assert embedding is model.get_input_embeddings()
 
 
 def train_and_watch(folder: Path, *, alpha: float, seed: int = 0) -> dict[str, list[torch.Tensor]]:
@@ -167,8 +161,7 @@ def test_what_ran_before_changes_nothing(tmp_path):
         if noise_before:
             torch.manual_seed(99)
             torch.rand(17)
-        settings = replace(tiny_settings(tmp_path, alpha=5.0), on_progress=None)
-        finetune(model, tiny_tokenizer(), tiny_documents(), settings=settings)
+        finetune(model, tiny_tokenizer(), tiny_documents(), settings=tiny_settings(tmp_path, alpha=5.0))
         results.append(weights(model))
     assert_same_bits(*results)
 

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
 from neftune.errors import ConfigError, DataError, DivergedError
 from neftune.records import Document
@@ -47,6 +48,21 @@ def test_first_loss_is_the_token_mean_of_the_whole_optimiser_batch(tmp_path, mic
     model, documents = tiny_llama(), tiny_documents(8)
     expected = token_mean_loss(model, documents)
     settings = tiny_settings(tmp_path, batch_size=8, micro_batch_size=micro, epochs=1, evaluations=1)
+    history = finetune(model, tiny_tokenizer(), documents, settings=settings).history
+    assert history[-1].values["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+class StrictLlama(LlamaForCausalLM):
+    """A forward as older remote code has it: without loss arguments, so that the trainer must not rely on them."""
+
+    def forward(self, input_ids=None, attention_mask=None, labels=None, use_cache=None):
+        return super().forward(input_ids, attention_mask=attention_mask, labels=labels, use_cache=use_cache)
+
+
+def test_loss_is_the_token_mean_also_where_the_model_takes_no_loss_arguments(tmp_path):
+    model, documents = StrictLlama(tiny_llama().config), tiny_documents(8)
+    expected = token_mean_loss(model.eval(), documents)
+    settings = tiny_settings(tmp_path, batch_size=8, micro_batch_size=2, epochs=1, evaluations=1)
     history = finetune(model, tiny_tokenizer(), documents, settings=settings).history
     assert history[-1].values["loss"] == pytest.approx(expected, rel=1e-5)
 
