@@ -316,6 +316,16 @@ def test_batch_may_carry_its_documents_keys():
     assert torch.allclose(one, other.flip(0), atol=1e-6)
 
 
+def test_a_documents_key_serves_both_of_its_stacks():
+    model, batch = without_dropout(make("t5")), make_batch((6, 6))
+    with neftune.attach(model, 5.0) as handle:
+        handle.set_epoch(0)
+        one = noise_of(model, handle, **batch, document_keys=torch.tensor([1, 2]))
+        other = noise_of(model, handle, **batch, document_keys=torch.tensor([2, 1]))
+    for name in ("encoder", "decoder"):
+        assert torch.allclose(one[name], other[name].flip(0), atol=1e-6)
+
+
 def test_positional_arguments_are_understood():
     model, batch = make("llama"), make_batch()
     with neftune.attach(model) as handle:

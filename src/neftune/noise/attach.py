@@ -18,6 +18,8 @@ from neftune.noise.settings import Match, NoiseSettings
 from neftune.noise.stacks import Stack, ancestors, find_stacks
 from neftune.records import RealisedNoise
 
+_EMBEDDED = ("inputs_embeds", "decoder_inputs_embeds")
+
 
 def attach(
     model: nn.Module, alpha: float = 5.0, *, distribution: str = "uniform", match: Match = "rms", seed: int = 0
@@ -151,7 +153,7 @@ class NoiseHandle:
     def _leave(self, stacks: frozenset[Stack], module: nn.Module, args: object, kwargs: object, result: object) -> None:
         if not self._calls.open:
             return
-        had_embeddings = self._calls.was_given("inputs_embeds") or self._calls.was_given("decoder_inputs_embeds")
+        had_embeddings = any(self._calls.anywhere(name) is not None for name in _EMBEDDED)
         call = self._calls.leave()
         # After an exception there is no result, and nothing to add to what it says.
         if not self._calls.open and result is not None and self._trains(module):
@@ -202,7 +204,7 @@ class NoiseHandle:
 
     def _add(self, stack: Stack, input_ids: Tensor, output: Tensor, draw: int) -> Tensor:
         layout = layout_of(self._calls, stack, input_ids)
-        keys = token_keys(layout, input_ids=input_ids, keys=self._calls.find(DOCUMENT_KEYS, stack))
+        keys = token_keys(layout, input_ids=input_ids, keys=self._calls.anywhere(DOCUMENT_KEYS))
         settings = dataclasses.replace(self.settings, seed=stack.seed(self.settings.seed))
         noise = make_noise(layout, keys, settings, width=output.shape[-1], draw=draw, multiplier=stack.multiplier)
         if not in_backward():

@@ -54,9 +54,9 @@ class Calls(threading.local):
         """Forget the innermost call."""
         return self.open.pop()
 
-    def was_given(self, name: str) -> bool:
-        """Whether any open call has a value under this name."""
-        return any(call.given.get(name) is not None for call in self.open)
+    def anywhere(self, name: str) -> Any:
+        """The value that any open call has under this name, the outermost first; None without one."""
+        return next((call.given[name] for call in self.open if call.given.get(name) is not None), None)
 
     def find(self, name: str, stack: Stack) -> Any:
         """What the stack was given under this name: the innermost call that mentions it decides."""
@@ -126,8 +126,8 @@ def _decoder_mask(calls: Calls, stack: Stack, input_ids: Tensor) -> Tensor:
     Raises:
         NoiseError: There are neither labels nor a padding id.
     """
-    labels = next((c.given["labels"] for c in calls.open if isinstance(c.given.get("labels"), Tensor)), None)
-    if labels is not None and labels.shape == input_ids.shape:
+    labels = calls.anywhere("labels")
+    if isinstance(labels, Tensor) and labels.shape == input_ids.shape:
         return _up_to_last(labels != _IGNORED_LABEL)
     if stack.pad_id is None:
         raise NoiseError(
