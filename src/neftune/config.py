@@ -80,7 +80,7 @@ class TrainConfig(Knobs):
     batch_size: int = Field(default=128, ge=1)
     """Examples per optimiser step (paper: 128)."""
     micro_batch_size: int | None = Field(default=None, ge=1)
-    """Examples per forward pass; null takes the smaller of batch_size and 16."""
+    """Examples per forward pass; null takes the largest divisor of batch_size up to 16."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Learning-rate schedule after warm-up (paper: cosine to 0)."""
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1)

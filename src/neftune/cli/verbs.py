@@ -40,6 +40,7 @@ def train(options: argparse.Namespace, knobs: list[str]) -> int:
     """`neftune train RECIPE`: one run, its weights kept."""
     from neftune.study.check import check_run
     from neftune.study.run import train_run, training_record
+    from neftune.training.checkpoints import remove_checkpoints
 
     recipe = _recipe(options, knobs)
     config = _run_config(recipe)
@@ -52,6 +53,7 @@ def train(options: argparse.Namespace, knobs: list[str]) -> int:
         trained = train_run(config, folder, report=report)
     record = training_record(folder.name, config, trained)
     write_json(folder / "result.json", asdict(record))
+    remove_checkpoints(folder)
     last = record.history[-1].values if record.history else {}
     losses = ", ".join(
         f"{name.replace('_', ' ')} {value:.4f}" for name, value in last.items() if name.startswith("clean")

@@ -52,6 +52,7 @@ def start_worker(threads: int) -> None:
 
 def _attempt(store: Store, planned: PlannedRun) -> Failure | None:
     from neftune.study.run import final_clean_train_loss, run_one
+    from neftune.training.checkpoints import remove_checkpoints
 
     folder = store.run_folder(planned.run_id)
     started = time.time()
@@ -74,6 +75,7 @@ def _attempt(store: Store, planned: PlannedRun) -> Failure | None:
             report=report,
         )
         store.write_result(record)
+        remove_checkpoints(folder)
         report({"stage": "done"})
         return None
     except Exception as error:
