@@ -19,7 +19,7 @@ NUM_TRAIN = 400
 """Training instructions where the config names no number."""
 
 NUM_FACTS = (1, 2, 3)
-NUM_FACTS_WEIGHTS = (35, 40, 25)
+NUM_FACTS_WEIGHTS = (50, 30, 20)
 """How many facts an open reference answer tells, in percent of the answers; the same in every part."""
 
 KINDS: Mapping[Part, Sequence[tuple[bool, Wording]]] = {
