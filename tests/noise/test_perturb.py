@@ -2,6 +2,8 @@ import pytest
 import torch
 
 import neftune
+import neftune.noise.perturb as perturb_module
+import neftune.noise.philox as philox_module
 from neftune.errors import ConfigError, NoiseError
 from tests.reference import noise_oracle
 
@@ -97,6 +99,32 @@ def test_gradient_passes_unchanged():
     weights = torch.randn(2, 3, 4)
     (neftune.perturb(embeddings, 5.0) * weights).sum().backward()
     assert torch.equal(embeddings.grad, weights)
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "gaussian"])
+def test_what_runs_on_other_devices_gives_the_same_bits(monkeypatch, distribution):
+    """There, padding is computed and multiplied with 0, and the words come from plain torch arithmetic."""
+    mask = (torch.arange(9) < torch.tensor([[9], [0], [4], [1]])).long()
+    embeddings, ids = torch.randn(4, 9, 10), torch.randint(0, 99, (4, 9))
+    given = {"attention_mask": mask, "input_ids": ids, "draw": 7, "distribution": distribution}
+    here = neftune.perturb(embeddings, 5.0, **given)
+    monkeypatch.setattr(perturb_module, "_without_padding", lambda real: None)
+    monkeypatch.setattr(philox_module, "_words_numpy", philox_module._words_torch)
+    there = neftune.perturb(embeddings, 5.0, **given)
+    assert torch.equal(here, there)
+    assert torch.equal(there[mask == 0], embeddings[mask == 0])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, torch sees none")
+def test_a_gpu_gives_the_same_bits():
+    mask = (torch.arange(300) < torch.tensor([[300], [40]])).long()
+    embeddings, ids = torch.randn(2, 300, 130), torch.randint(0, 99, (2, 300))
+    for distribution in ("uniform", "gaussian"):
+        given = {"draw": 7, "distribution": distribution}
+        here = neftune.perturb(embeddings, 5.0, attention_mask=mask, input_ids=ids, **given)
+        there = neftune.perturb(embeddings.cuda(), 5.0, attention_mask=mask.cuda(), input_ids=ids.cuda(), **given)
+        assert torch.equal(here, there.cpu())
 
 
 @pytest.mark.parametrize("alpha", [-5, -0.1, float("nan"), float("inf"), "5", True, None])

@@ -114,8 +114,7 @@ def make_noise(
         multiplier: m, the factor that the embedding module itself applies.
     """
     real = layout.real.flatten()
-    # Skipping padding needs its number on the host, which only the CPU gives for nothing.
-    tokens = real.nonzero()[:, 0] if real.device.type == "cpu" else None
+    tokens = _without_padding(real)
     scale = settings.scale(layout.lengths, width, multiplier=multiplier)[layout.document] * layout.real
     mixed = mix(keys ^ signed(mix_int(settings.seed)))
     chosen = [t.flatten() if tokens is None else t.flatten()[tokens] for t in (mixed, layout.position, scale)]
@@ -126,6 +125,11 @@ def make_noise(
     if tokens is not None and tokens.numel() < real.numel():
         values = values.new_zeros((real.numel(), width)).index_copy_(0, tokens, values)
     return values.view(*layout.real.shape, width)
+
+
+def _without_padding(real: Tensor) -> Tensor | None:
+    """Indices of the real tokens on the CPU; None elsewhere, where to know their number the host would wait."""
+    return real.nonzero()[:, 0] if real.device.type == "cpu" else None
 
 
 def add_noise(embeddings: Tensor, noise: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2
 known answer for counter 0 and key 0 is 6627e8d5 e169c58d bc57ac4c 9b00dbd8.
 """
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,21 @@ def random_words(keys: Tensor, positions: Tensor, *, width: int, draw: int) -> T
     return make(keys, positions, num_blocks, draw)[:, :width]
 
 
+class _Buffers(threading.local):
+    """numpy's four working arrays, kept per thread: fresh memory for every step costs more than the arithmetic."""
+
+    def __init__(self) -> None:
+        self._arrays: NDArray[np.uint64] | None = None
+
+    def get(self) -> NDArray[np.uint64]:
+        if self._arrays is None:
+            self._arrays = np.empty((4, 2 * _CHUNK_BLOCKS), np.uint64)
+        return self._arrays
+
+
+_buffers = _Buffers()
+
+
 def _words_torch(keys: Tensor, positions: Tensor, num_blocks: int, draw: int) -> Tensor:
     blocks = torch.arange(num_blocks, device=keys.device)
     low, high = (torch.full((), part, dtype=torch.int64, device=keys.device) for part in (draw & _LOW, draw >> 32))
@@ -83,7 +99,7 @@ def _words_numpy(keys: Tensor, positions: Tensor, num_blocks: int, draw: int) ->
     words = np.empty((keys.numel(), num_blocks, 4), np.uint32)
     tokens = min(max(1, keys.numel()), _CHUNK_TOKENS)
     blocks = max(1, _CHUNK_BLOCKS // tokens)
-    buffers = np.empty((4, 2 * blocks * tokens), np.uint64)
+    buffers = _buffers.get()
     for i in range(0, keys.numel(), tokens):
         rows = slice(i, i + tokens)
         round_keys = _round_keys(key_bits[rows])
