@@ -154,6 +154,16 @@ def test_each_epoch_is_an_exposure_of_its_own_and_only_that(tmp_path):
     assert first != pytest.approx(second, abs=1e-4), "same documents, next epoch, other noise"
 
 
+def test_epochs_of_a_stream_of_unknown_length_count_as_well(tmp_path):
+    noise = neftune.NoiseCallback(50.0)
+    options = {"learning_rate": 0.0, "per_device_train_batch_size": 12, "logging_steps": 1, "max_steps": 5}
+    trainer = make_trainer(tmp_path, noise, **options)
+    trainer.train_dataset = trainer.train_dataset.to_iterable_dataset()
+    trainer.train()
+    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    assert len(set(losses)) == 5, "five passes over the stream are five exposures"
+
+
 def test_accumulation_split_does_not_change_the_training(tmp_path):
     histories = []
     for size, accumulation in ((6, 1), (3, 2), (1, 6)):
