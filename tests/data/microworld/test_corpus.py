@@ -50,6 +50,13 @@ def test_two_documents_in_three_ask_under_every_pair_of_labels(texts: list[str])
         assert 0.16 < share < 0.24
 
 
+def test_the_tokenizer_knows_every_word_and_gives_it_back(texts: list[str]):
+    tokenizer = make_tokenizer()
+    for text, ids in zip(texts, tokenizer(texts)["input_ids"], strict=True):
+        assert tokenizer.unk_token_id not in ids
+        assert tokenizer.decode(ids, skip_special_tokens=True).replace("\n ", "\n") == text
+
+
 def test_only_the_people_asked_for(texts: list[str]):
     few = ("Ada", "Bella")
     some = itertools.islice(documents(make_world(0), people=few, rng=random.Random(0)), 200)

@@ -76,6 +76,11 @@ def test_what_the_grammar_cannot_write_is_garbled(sentence: str):
     assert [reading.kind for reading in read(sentence)] == ["garbled"]
 
 
+def test_two_sentences_are_not_one():
+    assert read_sentence("Ada lives in Oslo. Ada keeps a cat.").kind == "garbled"
+    assert read_sentence("Now Ada lives in Oslo.").kind == "garbled"
+
+
 def test_spaces_are_free():
     assert read_sentence("  Ada 's   job is baker .").statement == Statement("Ada", "job", "baker")
 
