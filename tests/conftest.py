@@ -5,6 +5,8 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Two test processes with two threads each on two cores cost many times the work; and one thread is what studies use.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
