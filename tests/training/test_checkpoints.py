@@ -62,7 +62,7 @@ def test_one_whose_files_do_not_match_its_seal_is_ignored(tmp_path, damage):
 
 def test_another_runs_checkpoint_is_refused(tmp_path):
     write(tmp_path, 5, run="other")
-    with pytest.raises(StoreError, match="written with other settings or data"):
+    with pytest.raises(StoreError, match="written with other settings, data or starting weights"):
         last_checkpoint(tmp_path, run="run")
 
 

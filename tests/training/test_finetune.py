@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from neftune.errors import ConfigError, DataError, DivergedError
+from neftune.errors import ConfigError, DataError, DivergedError, StoreError
 from neftune.records import Document
 from neftune.training.checkpoints import remove_checkpoints
 from neftune.training.finetune import finetune
@@ -243,3 +243,34 @@ def test_prints_nothing_and_writes_only_into_its_folder(tmp_path, capfd, monkeyp
     assert {path.name for path in tmp_path.iterdir()} == {"elsewhere", "run"}
     remove_checkpoints(tmp_path / "run")
     assert list((tmp_path / "run").iterdir()) == []
+
+
+@pytest.mark.parametrize("last_only", [False, True])
+def test_checkpoints_of_another_model_are_refused(tmp_path, last_only):
+    settings = tiny_settings(tmp_path, checkpoints=3)
+    finetune(tiny_llama(), tiny_tokenizer(), tiny_documents(), settings=settings)
+    other = tiny_llama()
+    parameters = list(other.parameters())
+    with torch.no_grad():
+        for parameter in parameters[-1:] if last_only else parameters:
+            parameter += 0.25
+    with pytest.raises(StoreError, match="starting weights"):
+        finetune(other, tiny_tokenizer(), tiny_documents(), settings=settings)
+
+
+def test_checkpoints_of_a_model_with_other_frozen_weights_are_refused(tmp_path):
+    settings = tiny_settings(tmp_path, checkpoints=3)
+    finetune(tiny_llama(), tiny_tokenizer(), tiny_documents(), settings=settings)
+    frozen = tiny_llama()
+    frozen.get_input_embeddings().requires_grad_(False)
+    with pytest.raises(StoreError, match="starting weights"):
+        finetune(frozen, tiny_tokenizer(), tiny_documents(), settings=settings)
+
+
+@pytest.mark.parametrize("name", ["n_gpu", "world_size"])
+def test_several_devices_are_refused_rather_than_multiply_the_batch(tmp_path, monkeypatch, name):
+    from trl.trainer.sft_config import SFTConfig
+
+    monkeypatch.setattr(SFTConfig, name, property(lambda self: 2))
+    with pytest.raises(ConfigError, match="CUDA_VISIBLE_DEVICES=0"):
+        finetune(tiny_llama(), tiny_tokenizer(), tiny_documents(), settings=tiny_settings(tmp_path))

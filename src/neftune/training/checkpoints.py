@@ -93,8 +93,8 @@ def last_checkpoint(folder: Path, *, run: str) -> Checkpoint | None:
             continue
         if found["run"] != run:
             raise StoreError(
-                f"a run must resume from its own checkpoints; {candidate} was written with other settings or "
-                "data. Remove the folder, or train in another one."
+                f"a run must resume from its own checkpoints; {candidate} was written with other settings, "
+                "data or starting weights. Remove the folder, or train in another one."
             )
         latest = Checkpoint(candidate, found["state"])
     return latest

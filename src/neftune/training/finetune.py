@@ -1,6 +1,7 @@
 """One run: a model, its documents and a noise, on TRL's SFTTrainer."""
 
 import contextlib
+import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -156,13 +157,14 @@ def _watch(
         settings.probes,
         settings.stop_at_clean_train_loss,
         settings.on_progress,
-        _fingerprint(documents, settings),
+        _fingerprint(model, documents, settings),
         noise.meter_state,
     )
     return Watch(model, timetable, watched)
 
 
-def _fingerprint(documents: Sequence[Document], settings: FinetuneSettings) -> str:
+def _fingerprint(model: torch.nn.Module, documents: Sequence[Document], settings: FinetuneSettings) -> str:
+    """What makes a run this run; the model as it starts is part of it."""
     return content_hash(
         [
             settings.train.model_dump(),
@@ -172,8 +174,19 @@ def _fingerprint(documents: Sequence[Document], settings: FinetuneSettings) -> s
             settings.stop_at_clean_train_loss,
             sorted(settings.probes),
             [asdict(document) for document in documents],
+            _weights_digest(model),
         ]
     )
+
+
+def _weights_digest(model: torch.nn.Module) -> str:
+    """Hash of every parameter's name, shape, type, whether it is trained, and first 1,024 numbers."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters(), key=lambda item: item[0]):
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype} {parameter.requires_grad}".encode())
+        numbers = parameter.detach().flatten()[:1024].float().cpu()
+        digest.update(numbers.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _train(trainer: "SFTTrainer", watch: Watch, noise: "NoiseCallback", found: Checkpoint | None) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from neftune.config import TrainConfig
+from neftune.errors import ConfigError
 from neftune.records import Document
 from neftune.training.collator import Collator
 from neftune.training.randomness import stream_seed
@@ -63,11 +64,14 @@ def trainer_arguments(train: TrainConfig, *, seed: int, folder: Path) -> "SFTCon
         train: Obeyed in full, except evaluations and checkpoints, which callbacks time.
         seed: The run's seed.
         folder: Where checkpoints go.
+
+    Raises:
+        ConfigError: Several GPUs or processes would share the run.
     """
     from trl.trainer.sft_config import SFTConfig
 
     micro = micro_batch_size(train)
-    return SFTConfig(
+    arguments = SFTConfig(
         output_dir=str(folder),
         num_train_epochs=train.epochs,
         per_device_train_batch_size=micro,
@@ -92,6 +96,18 @@ def trainer_arguments(train: TrainConfig, *, seed: int, folder: Path) -> "SFTCon
         report_to="none",
         disable_tqdm=True,
     )
+    _require_one_device(arguments)
+    return arguments
+
+
+def _require_one_device(arguments: "SFTConfig") -> None:
+    # The trainer would give every device a micro-batch of its own: the optimiser batch times the devices.
+    if arguments.n_gpu > 1 or arguments.world_size > 1:
+        raise ConfigError(
+            f"a run must train on one device in one process, so that train.batch_size holds; got {arguments.n_gpu} "
+            f"visible GPUs and {arguments.world_size} processes. Set CUDA_VISIBLE_DEVICES=0 and start without a "
+            "distributed launcher."
+        )
 
 
 def micro_batch_size(train: TrainConfig) -> int:
