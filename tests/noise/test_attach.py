@@ -103,6 +103,47 @@ def test_detaching_after_an_exception_in_forward_and_in_the_block():
     assert {k: v for k, v in skeleton(model).items() if "hook" in k} == {k: v for k, v in before.items() if "hook" in k}
 
 
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_an_interrupted_forward_leaves_nothing_behind(family):
+    model, batch = without_dropout(make(family)), make_batch()
+
+    def interrupt(*_args: object) -> None:
+        raise KeyboardInterrupt
+
+    with neftune.attach(model, 5.0) as handle:
+        hook = next(m for m in model.modules() if isinstance(m, nn.Linear)).register_forward_pre_hook(interrupt)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                model(**batch)
+        hook.remove()
+        first, second = model(**batch).loss, model(**batch).loss
+        assert not torch.equal(first, second)
+        assert handle.realised().num_forwards == 2
+        with pytest.raises(NoiseError, match="inputs_embeds was given instead"):
+            model(inputs_embeds=torch.randn(2, 9, WIDTH), labels=batch["labels"])
+
+
+def test_a_module_that_calls_itself_makes_one_forward():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(VOCAB, WIDTH)
+
+        def get_input_embeddings(self) -> nn.Module:
+            return self.table
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, depth: int = 2) -> torch.Tensor:
+            if depth:
+                return self(input_ids, attention_mask, depth - 1)
+            return self.table(input_ids)
+
+    batch, model = make_batch(), Twice()
+    with neftune.attach(model) as handle:
+        model(batch["input_ids"], batch["attention_mask"])
+        realised = handle.realised()
+    assert (realised.num_forwards, realised.num_tokens) == (1, 13)
+
+
 @pytest.mark.parametrize("copier", ["deepcopy", "pickle", "torch.save"])
 def test_a_copy_of_an_attached_model_is_a_model_without_noise(copier):
     model, batch = make("llama"), make_batch()

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, Self
@@ -145,18 +146,18 @@ class NoiseHandle:
     def _enter(
         self, parameters: tuple[str, ...], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        self._calls.enter(module, parameters, args, kwargs)
+        # Above this function and `Hook.__call__` lies the frame of torch that calls the module.
+        frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
+        self._calls.enter(module, parameters, args=args, given=kwargs, frame=frame)
         if DOCUMENT_KEYS not in kwargs:
             return None
         return args, {name: value for name, value in kwargs.items() if name != DOCUMENT_KEYS}
 
     def _leave(self, stacks: frozenset[Stack], module: nn.Module, args: object, kwargs: object, result: object) -> None:
-        if not self._calls.open:
-            return
         had_embeddings = any(self._calls.anywhere(name) is not None for name in _EMBEDDED)
-        call = self._calls.leave()
+        call = self._calls.leave(module)
         # After an exception there is no result, and nothing to add to what it says.
-        if not self._calls.open and result is not None and self._trains(module):
+        if call is not None and not self._calls.open and result is not None and self._trains(module):
             self._check_reached(call, stacks, had_embeddings)
 
     def _check_reached(self, call: Call, stacks: frozenset[Stack], had_embeddings: bool) -> None:

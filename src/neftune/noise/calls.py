@@ -1,9 +1,11 @@
 """What the modules above an embedding were called with, and the layout of the batch that follows from it."""
 
 import inspect
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 import torch
@@ -30,9 +32,10 @@ class Forward:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One module's call that has not returned yet."""
+    """One module's call that has not returned yet; ``frame`` is the Python frame that makes it."""
 
     module: nn.Module
+    frame: FrameType
     given: Mapping[str, Any]
     is_encoder_decoder: bool
     forward: Forward
@@ -44,15 +47,43 @@ class Calls(threading.local):
     def __init__(self) -> None:
         self.open: list[Call] = []
 
-    def enter(self, module: nn.Module, parameters: Sequence[str], args: tuple[Any, ...], given: dict[str, Any]) -> None:
-        """Note a call; ``parameters`` names its positional arguments."""
+    def enter(
+        self,
+        module: nn.Module,
+        parameters: Sequence[str],
+        *,
+        args: tuple[Any, ...],
+        given: dict[str, Any],
+        frame: FrameType,
+    ) -> None:
+        """Note a call that ``frame`` makes; ``parameters`` names its positional arguments."""
+        if any(call.module is module for call in self.open):
+            self._forget_interrupted()
         forward = self.open[0].forward if self.open else Forward()
         given = {**dict(zip(parameters, args, strict=False)), **given}
-        self.open.append(Call(module, given, "decoder_input_ids" in parameters, forward))
+        self.open.append(Call(module, frame, given, "decoder_input_ids" in parameters, forward))
 
-    def leave(self) -> Call:
-        """Forget the innermost call."""
-        return self.open.pop()
+    def leave(self, module: nn.Module) -> Call | None:
+        """Forget the module's innermost call, and all inside it; None where it has none."""
+        for i in range(len(self.open) - 1, -1, -1):
+            if self.open[i].module is module:
+                call = self.open[i]
+                del self.open[i:]
+                return call
+        return None
+
+    def _forget_interrupted(self) -> None:
+        # torch calls no hook when a forward ends in a KeyboardInterrupt: such a call's frame is gone. A module that
+        # calls itself, or a recomputation inside a running forward, is entered twice with both frames alive.
+        alive: set[FrameType] = set()
+        frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+        while frame is not None:
+            alive.add(frame)
+            frame = frame.f_back
+        for i, call in enumerate(self.open):
+            if call.frame not in alive:
+                del self.open[i:]
+                return
 
     def anywhere(self, name: str) -> Any:
         """The value that any open call has under this name, the outermost first; None without one."""
