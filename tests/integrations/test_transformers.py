@@ -1,11 +1,13 @@
 """The callback in real trainers: transformers' own and TRL's."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 import neftune
 from neftune.errors import ConfigError, NoiseError
@@ -256,6 +258,16 @@ class TestRefusals:
         trainer.add_callback(neftune.NoiseCallback(5.0))
         with pytest.raises(ConfigError, match="Remove neftune_noise_alpha"):
             trainer.train()
+
+    def test_packing_without_boundaries(self):
+        noise, control = neftune.NoiseCallback(5.0), TrainerControl()
+        for packing, strategy in [(True, "bfd"), (False, "wrapped")]:
+            args: Any = SimpleNamespace(packing=packing, packing_strategy=strategy)
+            noise.on_init_end(args, TrainerState(), control)
+        args = SimpleNamespace(packing=True, packing_strategy="wrapped")
+        for event in (noise.on_init_end, noise.on_train_begin):
+            with pytest.raises(ConfigError, match=r"needs packed rows.*got packing_strategy='wrapped'.*Use .*'bfd'"):
+                event(args, TrainerState(), control)
 
     def test_two_callbacks(self, tmp_path):
         trainer = make_trainer(tmp_path, neftune.NoiseCallback(5.0), neftune.NoiseCallback(5.0))

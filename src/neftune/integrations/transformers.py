@@ -32,7 +32,8 @@ class NoiseCallback(TrainerCallback):
         seed: Chooses the stream of noise.
 
     Raises:
-        ConfigError: A setting is out of range, or the training arguments ask for transformers' own noise too.
+        ConfigError: A setting is out of range, the training arguments ask for transformers' own noise too, or for packing that
+            keeps no document boundaries (TRL's "wrapped").
         NoiseError: The noise cannot reach the model, or no document was noised by the end of training.
     """
 
@@ -70,14 +71,14 @@ class NoiseCallback(TrainerCallback):
             self._handle.detach()
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Refuse transformers' own noise before anything is spent."""
-        _refuse_transformers(args)
+        """Refuse transformers' own noise, and packing without boundaries, before anything is spent."""
+        _refuse_arguments(args)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Attach, in place of what an earlier training that failed may have left behind."""
-        _refuse_transformers(args)
+        _refuse_arguments(args)
         self.detach()
         training = _Training()
         training.put_first(self)
@@ -185,10 +186,15 @@ def _model(kwargs: dict[str, Any]) -> nn.Module:
     return model
 
 
-def _refuse_transformers(args: TrainingArguments) -> None:
+def _refuse_arguments(args: TrainingArguments) -> None:
     alpha = getattr(args, "neftune_noise_alpha", None)
     if alpha is not None:
         raise ConfigError(
             "training takes one noise at a time, got NoiseCallback and the training argument "
             f"neftune_noise_alpha={alpha}. Remove neftune_noise_alpha."
+        )
+    if getattr(args, "packing", False) and getattr(args, "packing_strategy", None) == "wrapped":
+        raise ConfigError(
+            "the noise needs packed rows that say where documents begin and end, got packing_strategy='wrapped', which "
+            "cuts and joins documents without boundaries. Use packing_strategy='bfd' (or 'bfd_split')."
         )
