@@ -330,6 +330,37 @@ class TestRefusals:
         with neftune.attach(model), pytest.raises(NoiseError, match=r"shape of the tokens, \[1, 2\], got \[1, 5\]"):
             model(input_ids=torch.tensor([[3, 4]]), attention_mask=torch.ones(1, 5))
 
+    @pytest.mark.parametrize("labelled", [False, True])
+    def test_padding_that_nothing_tells_from_text(self, labelled):
+        model = make("llama")
+        model.config.pad_token_id = 0
+        ids = torch.tensor([[3, 4, 5, 6], [3, 4, 5, 0] if labelled else [3, 4, 0, 0]])
+        labels = ids.masked_fill(ids == 0, -100) if labelled else None
+        with neftune.attach(model) as handle:
+            with pytest.raises(
+                NoiseError, match=r"1 of 2 rows that end in padding \(pad_token_id=0\).*Pass attention_m"
+            ):
+                model(input_ids=ids, labels=labels)
+            model(input_ids=ids, labels=labels, attention_mask=(ids != 0).long())
+            model(input_ids=ids[:1], labels=ids[:1])
+            model(input_ids=torch.tensor([[3, 0, 0, 4, 0]]))
+            assert handle.realised().num_documents == 4
+        model.config.pad_token_id = None
+        with neftune.attach(model):
+            model(input_ids=ids)
+
+    def test_a_batch_that_continues_a_cache(self):
+        from transformers import DynamicCache
+
+        model, ids = make("llama"), torch.tensor([[3, 4, 5]])
+        cache = DynamicCache()
+        with neftune.attach(model) as handle:
+            model(input_ids=ids, past_key_values=cache, use_cache=True)
+            with pytest.raises(NoiseError, match=r"must hold whole documents, got past_key_values that are not empty"):
+                model(input_ids=ids, past_key_values=cache)
+            with handle.paused():
+                model(input_ids=ids, past_key_values=cache)
+
     @pytest.mark.parametrize("alpha", [-1, float("nan"), float("inf"), "5", True])
     def test_alpha(self, alpha):
         with pytest.raises(ConfigError, match="noise alpha must be a finite number >= 0, got "):
@@ -365,6 +396,13 @@ def test_a_documents_key_serves_both_of_its_stacks():
         other = noise_of(model, handle, **batch, document_keys=torch.tensor([2, 1]))
     for name in ("encoder", "decoder"):
         assert torch.allclose(one[name], other[name].flip(0), atol=1e-6)
+
+
+def test_sequence_numbers_are_boundaries():
+    model = make("llama")
+    with neftune.attach(model) as handle:
+        model(input_ids=torch.tensor([[3, 4, 5, 6, 7]]), seq_idx=torch.tensor([[0, 0, 1, 1, 1]], dtype=torch.int32))
+        assert handle.realised().num_documents == 2
 
 
 def test_positional_arguments_are_understood():

@@ -65,6 +65,28 @@ def test_mask_that_numbers_its_documents():
     assert [cell[1:] for cell in spans(layout)[0]] == [(0, 2), (1, 2), (0, 1), (0, 2), (1, 2)]
 
 
+@pytest.mark.parametrize(
+    ("mask", "lengths"),
+    [([3, 3, 1, 1, 2], [2, 2, 1]), ([0, 2, 0, 2, 1], [2, 1]), ([1, 0, 2, 0, 2], [1, 2]), ([1, 0, 1, 1, 0], [3])],
+)
+def test_any_change_of_a_masks_numbers_begins_a_document(mask, lengths):
+    layout = read_layout((1, 5), CPU, attention_mask=torch.tensor([mask]))
+    assert layout.lengths[layout.lengths > 0].tolist() == lengths
+
+
+def test_sequence_numbers():
+    layout = read_layout((1, 6), CPU, seq_idx=torch.tensor([[0, 0, 1, 1, 1, -1]], dtype=torch.int32))
+    assert [cell[1:] for cell in spans(layout)[0]] == [(0, 2), (1, 2), (0, 3), (1, 3), (2, 3)]
+    assert layout.real.tolist() == [[True] * 5 + [False]]
+
+
+@pytest.mark.parametrize("bounds", [[0], [], [0, 5, 3], [-1, 4], [0, 3, 8], [0, 9, 7]])
+def test_impossible_boundaries_are_refused_with_their_values(bounds):
+    with pytest.raises(NoiseError, match=r"boundaries that never fall.*at most the row's 7 tokens") as caught:
+        read_layout((1, 7), CPU, cu_seqlens=torch.tensor(bounds, dtype=torch.int64))
+    assert f"got {bounds}. Pass" in str(caught.value)
+
+
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
 def test_boundaries(dtype):
     layout = read_layout((1, 7), CPU, cu_seqlens=torch.tensor([0, 2, 2, 5], dtype=dtype))
@@ -84,6 +106,7 @@ def test_rows_of_padding_alone_hold_no_document():
         ({"attention_mask": torch.ones(2, 1, 3, 3)}, "attention_mask must have the shape of the tokens, [2, 3]"),
         ({"attention_mask": torch.ones(2, 5)}, "got [2, 5]"),
         ({"position_ids": torch.zeros(3, 2, 3, dtype=torch.long)}, "position_ids must have the shape"),
+        ({"seq_idx": torch.zeros(6)}, "seq_idx must have the shape of the tokens, [2, 3], got [6]"),
         ({"cu_seqlens": torch.tensor([0, 3])}, "cu_seqlens must be 1-D and describe a single row"),
         ({"cu_seqlens": torch.tensor([[0, 3]])}, "Flatten the batch into one row"),
     ],

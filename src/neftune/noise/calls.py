@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from neftune.errors import NoiseError
 from neftune.noise.documents import Layout, read_layout
+from neftune.noise.phases import in_backward
 from neftune.noise.stacks import Stack
 
 DOCUMENT_KEYS = "document_keys"
@@ -46,6 +47,7 @@ class Calls(threading.local):
 
     def __init__(self) -> None:
         self.open: list[Call] = []
+        self._read: set[torch.device] = set()
 
     def enter(
         self,
@@ -71,6 +73,14 @@ class Calls(threading.local):
                 del self.open[i:]
                 return call
         return None
+
+    def may_read(self, device: torch.device) -> bool:
+        """Whether to look at a batch's values: always on the CPU, elsewhere once, because the host waits for it."""
+        if device.type == "cpu":
+            return True
+        is_first = device not in self._read
+        self._read.add(device)
+        return is_first
 
     def _forget_interrupted(self) -> None:
         # torch calls no hook when a forward ends in a KeyboardInterrupt: such a call's frame is gone. A module that
@@ -121,6 +131,7 @@ def layout_of(calls: Calls, stack: Stack, input_ids: Tensor) -> Layout:
     Raises:
         NoiseError: What the model was called with does not say where its documents are.
     """
+    _refuse_past(calls.anywhere("past_key_values"))
     mask = calls.find_readable("attention_mask", stack)
     positions = calls.find_readable("position_ids", stack)
     boundaries = next((b for name in _BOUNDARIES if (b := calls.find(name, stack)) is not None), None)
@@ -132,15 +143,51 @@ def layout_of(calls: Calls, stack: Stack, input_ids: Tensor) -> Layout:
                 "neither position_ids nor cu_seq_lens_q. Pass position_ids that restart with each document."
             )
         mask = None
-    if mask is None and boundaries is None and positions is None and stack.role == "decoder":
-        mask = _decoder_mask(calls, stack, input_ids)
+    sequences = calls.find("seq_idx", stack) if boundaries is None and positions is None else None
+    if all(given is None for given in (mask, boundaries, positions, sequences)):
+        if stack.role == "decoder":
+            mask = _decoder_mask(calls, stack, input_ids)
+        else:
+            _refuse_unmarked_padding(calls, stack, input_ids)
     return read_layout(
         (input_ids.shape[0], input_ids.shape[1]),
         input_ids.device,
         attention_mask=mask,
         position_ids=positions,
         cu_seqlens=boundaries,
+        seq_idx=sequences,
     )
+
+
+def _refuse_past(cache: Any) -> None:
+    if cache is None or in_backward():
+        return
+    if cache.get_seq_length() if hasattr(cache, "get_seq_length") else len(cache):
+        raise NoiseError(
+            "a training forward with noise must hold whole documents, got past_key_values that are not empty: the "
+            "tokens before these are not in the batch. Pass whole documents, or use paused() for this forward."
+        )
+
+
+def _refuse_unmarked_padding(calls: Calls, stack: Stack, input_ids: Tensor) -> None:
+    """Refuse rows that are plainly padded while nothing that the model was given says so.
+
+    Raises:
+        NoiseError: A row ends in two or more padding ids, or in one whose label is ignored.
+    """
+    if stack.pad_id is None or not calls.may_read(input_ids.device):
+        return
+    padding = input_ids == stack.pad_id
+    padded = padding[:, -2:].all(dim=1) if padding.shape[1] > 1 else torch.zeros_like(padding[:, 0])
+    labels = calls.anywhere("labels")
+    # Where EOS pads, the one at a document's end often has its label ignored too.
+    if isinstance(labels, Tensor) and labels.shape == padding.shape and stack.pad_id not in stack.eos_ids:
+        padded |= padding[:, -1] & (labels[:, -1] == _IGNORED_LABEL)
+    if bool(padded.any()):
+        raise NoiseError(
+            f"padding must be told from text, got {int(padded.sum())} of {len(padded)} rows that end in padding "
+            f"(pad_token_id={stack.pad_id}) and no attention_mask, position_ids or cu_seq_lens_q. Pass attention_mask."
+        )
 
 
 def _is_rows(value: object) -> bool:

@@ -38,35 +38,52 @@ def read_layout(
     attention_mask: Tensor | None = None,
     position_ids: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
+    seq_idx: Tensor | None = None,
 ) -> Layout:
     """Documents as the given tensors describe them; with none of them every row is one document.
 
     A row is one document unless something divides it: position ids that do not go up from one token to the next,
-    `cu_seqlens`, or an attention mask that numbers its documents 1, 2, 3. All lengths stay on the device.
+    `cu_seqlens`, `seq_idx`, or an attention mask that numbers its documents 1, 2, 3. All lengths stay on the device.
 
     Args:
         shape: (B, T).
         device: Where the result lives.
-        attention_mask: (B, T), 0 at padding on whichever side; numbers above 1 tell documents apart.
+        attention_mask: (B, T), 0 at padding on whichever side; where two real tokens' numbers differ, a document starts.
         position_ids: (B, T) or (1, T), restarting with each document.
         cu_seqlens: Boundaries (0, L1, L1 + L2, ...) of the documents of a single row; what follows is padding.
+        seq_idx: (B, T) or (1, T), each token's document by number, negative at padding.
 
     Raises:
-        NoiseError: A tensor has another shape than these.
+        NoiseError: A tensor has another shape than these, or boundaries (looked at on the CPU alone) are impossible.
     """
     mask = _check_shape("attention_mask", attention_mask, shape)
     real = torch.ones(shape, dtype=torch.bool, device=device) if mask is None else mask != 0
     start = torch.zeros(shape, dtype=torch.bool, device=device)
     if mask is not None and mask.dtype != torch.bool:
-        start[:, 1:] = (mask[:, 1:] > 1) & (mask[:, 1:] != mask[:, :-1])
+        start = _changes(mask, real)
     if cu_seqlens is not None:
         real, start = _divide_by_boundaries(real, start, cu_seqlens)
     elif position_ids is not None:
         positions = _check_shape("position_ids", position_ids, shape)
         assert positions is not None
         start[:, 1:] |= real[:, 1:] & (positions[:, 1:] <= positions[:, :-1])
+    elif seq_idx is not None:
+        numbers = _check_shape("seq_idx", seq_idx, shape)
+        assert numbers is not None
+        real &= numbers >= 0
+        start |= _changes(numbers, real)
     start[:, :1] = True
     return _number(real, start)
+
+
+def _changes(numbers: Tensor, real: Tensor) -> Tensor:
+    """Real positions whose number differs from that of the real position before them in the row."""
+    places = torch.arange(real.shape[1], device=real.device).expand(real.shape)
+    last_real = torch.where(real, places, -1).cummax(dim=1).values[:, :-1]
+    changes = torch.zeros_like(real)
+    changes[:, 1:] = real[:, 1:] & (last_real >= 0)
+    changes[:, 1:] &= numbers[:, 1:] != numbers.gather(1, last_real.clamp(min=0))
+    return changes
 
 
 def _check_shape(name: str, tensor: Tensor | None, shape: tuple[int, int]) -> Tensor | None:
@@ -87,11 +104,23 @@ def _divide_by_boundaries(real: Tensor, start: Tensor, cu_seqlens: Tensor) -> tu
             f"cu_seqlens must be 1-D and describe a single row, got shape {list(cu_seqlens.shape)} for {rows} rows. "
             "Flatten the batch into one row, or pass position_ids that restart with each document."
         )
+    if cu_seqlens.device.type == "cpu":
+        _check_boundaries(cu_seqlens.tolist(), width)
     bounds = cu_seqlens.to(device=real.device, dtype=torch.int64)
     flags = torch.zeros(width + 1, dtype=torch.bool, device=real.device).index_fill_(0, bounds, True)
     places = torch.arange(width, device=real.device)
     inside = (places >= bounds[0]) & (places < bounds[-1])
     return real & inside, start | flags[None, :width]
+
+
+def _check_boundaries(bounds: list[int], width: int) -> None:
+    is_rising = all(a <= b for a, b in zip(bounds, bounds[1:], strict=False))
+    if len(bounds) < 2 or not is_rising or bounds[0] < 0 or bounds[-1] > width:  # noqa: PLR2004 (a first and a last)
+        shown = f"{bounds[:8]}{' and more' if len(bounds) > 8 else ''}"  # noqa: PLR2004
+        raise NoiseError(
+            f"cu_seqlens must hold two or more boundaries that never fall, from 0 or more to at most the row's {width} "
+            f"tokens, got {shown}. Pass (0, L1, L1 + L2, ...) of this very row."
+        )
 
 
 def _number(real: Tensor, start: Tensor) -> Layout:
