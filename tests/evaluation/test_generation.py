@@ -4,11 +4,17 @@ import pytest
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from neftune.config import RunConfig
+from neftune.data.batches import tokenise
 from neftune.errors import DataError, ModelError
-from neftune.evaluation.generation import Generated, generate, prompt_room
+from neftune.evaluation.evaluate import evaluate_model
+from neftune.evaluation.generation import Generated, generate, prompt_room, response_ends
 from neftune.noise.attach import attach
+from neftune.records import DataSet, Document, Example, Turn
+from neftune.training.finetune import finetune
 from tests.reference.metric_greedy import slow_greedy
-from tests.tiny_training import tiny_gpt2, tiny_llama, tiny_tokenizer
+from tests.tiny_tokenizers import CHATML, MARKED, NO_END, byte_level
+from tests.tiny_training import tiny_gpt2, tiny_llama, tiny_settings, tiny_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -156,3 +162,50 @@ def test_real_checkpoints_tell_the_same_story_in_every_batch(shared, name, start
     alone = generate(model, tokenizer, starts, max_new_tokens=24, repetition_penalty=1.2, batch_size=1)
     assert generate(model, tokenizer, starts, max_new_tokens=24, repetition_penalty=1.2, batch_size=3) == alone
     assert all(one.num_tokens == 24 and one.text for one in alone)
+
+
+def test_end_tokens_end_an_answer_beside_eos():
+    model, tokenizer = decisive_llama(), tiny_tokenizer()
+    settings = {"max_new_tokens": 12, "repetition_penalty": 1.3}
+    plain = generate(model, tokenizer, prompts()[:1], **settings)[0]
+    third = tokenizer(plain.text)["input_ids"][2]
+    answer = generate(model, tokenizer, prompts()[:1], **settings, end_tokens=[third, 2])[0]
+    assert (answer.text, answer.num_tokens, answer.ended) == (" ".join(plain.text.split()[:2]), 2, True)
+
+
+def test_response_ends_are_the_special_tokens_that_whole_responses_end_with():
+    tokenizer = byte_level()
+    end, eos = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    example = Example.make([Turn("user", "Hi"), Turn("assistant", "the end")])
+
+    def ends(template: str, chat: str = CHATML, max_length: int = 99) -> tuple[int, ...]:
+        tokenizer.chat_template = chat
+        tokenised = tokenise([example], tokenizer, template=template, max_length=max_length)
+        return response_ends(tokenised.documents, tokenizer)
+
+    assert ends("chat") == ends("chat", MARKED) == (end,)
+    assert ends("plain") == ends("chat", NO_END) == (eos,)
+    whole = len(tokenise([example], tokenizer, template="plain", max_length=99).documents[0].input_ids)
+    assert ends("plain", max_length=whole - 1) == ()
+    assert response_ends([Document("a", (end, 5), (False, True))], tokenizer) == ()
+
+
+def test_a_model_that_learnt_to_end_its_turn_is_heard_to_end_it(tmp_path):
+    tokenizer = byte_level()
+    tokenizer.chat_template, tokenizer.pad_token = CHATML, "<|endoftext|>"
+    tokenizer.eos_token = "<|endoftext|>"
+    turns = [Turn("user", "Hi"), Turn("assistant", "the")]
+    data = DataSet({"test": (Example.make(turns),)}, "fingerprint", {})
+    model = tiny_llama(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id).eval()
+    documents = tokenise(data.parts["test"], tokenizer, template="chat", max_length=64).documents
+    finetune(model, tokenizer, documents, settings=tiny_settings(tmp_path, batch_size=1, epochs=40))
+    run = RunConfig.model_validate(
+        {
+            "model": {"path": "unused"},
+            "data": {"template": "chat", "max_length": 64},
+            "evaluate": {"parts": ["test"], "max_new_tokens": 12, "judge": None},
+        }
+    )
+    answer = evaluate_model(model, tokenizer, data, run).answers["test"][0]
+    assert (answer.text, answer.ended) == ("the", True)
+    assert not generate(model, tokenizer, [answer.prompt], max_new_tokens=12)[0].ended

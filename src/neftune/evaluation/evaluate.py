@@ -1,5 +1,6 @@
 """One model -> answers and scores per example of each part, noise off."""
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,11 +10,11 @@ from neftune.config import EvaluateConfig, RunConfig
 from neftune.data.batches import tokenise
 from neftune.data.prompts import render_prompt, resolve_template
 from neftune.errors import DataError
-from neftune.evaluation.generation import generate, prompt_room
+from neftune.evaluation.generation import generate, prompt_room, response_ends
 from neftune.evaluation.judges import Judge, judges
 from neftune.evaluation.losses import example_losses
 from neftune.evaluation.text_metrics import text_metrics
-from neftune.records import Answer, DataSet, Example, Part, Scores
+from neftune.records import Answer, DataSet, Document, Example, Part, Scores
 
 _BATCHES_PER_STEP = 4
 """Batches between two calls of on_progress."""
@@ -64,20 +65,25 @@ def evaluate_model(
     judge = None if run.evaluate.judge is None else judges[run.evaluate.judge](run.data)
     template = resolve_template(run.data.template, tokenizer)
     asked: dict[Part, tuple[Example, ...]] = {part: _asked(data, part, run.evaluate) for part in run.evaluate.parts}
+    documents = {
+        part: tokenise(examples, tokenizer, template=template, max_length=run.data.max_length).documents
+        for part, examples in asked.items()
+    }
+    ends = response_ends(itertools.chain.from_iterable(documents.values()), tokenizer)
     total = sum(len(examples) for examples in asked.values())
     answers: dict[Part, tuple[Answer, ...]] = {}
     scores: dict[Part, Scores] = {}
     counts: dict[str, int] = {}
     done = 0
     for part, examples in asked.items():
-        losses = _losses(model, tokenizer, examples, template=template, run=run)
+        losses = _losses(model, documents[part], run.evaluate)
         prompts = {one.id: render_prompt(one, template=template, tokenizer=tokenizer) for one in examples}
 
         def advance(answered: int, before: int = done) -> None:
             if on_progress is not None:
                 on_progress(before + answered, total)
 
-        found = _answers(model, tokenizer, examples, prompts, settings=run.evaluate, advance=advance)
+        found = _answers(model, tokenizer, examples, prompts, settings=run.evaluate, ends=ends, advance=advance)
         done += len(examples)
         advance(len(examples))
         answers[part] = tuple(found.values())
@@ -119,12 +125,9 @@ def _asked(data: DataSet, part: Part, settings: EvaluateConfig) -> tuple[Example
     return examples[: settings.num_train_prompts] if part == "train" else examples
 
 
-def _losses(
-    model: Any, tokenizer: Any, examples: Sequence[Example], *, template: str, run: RunConfig
-) -> dict[str, float]:
+def _losses(model: Any, documents: Sequence[Document], settings: EvaluateConfig) -> dict[str, float]:
     """Clean loss by example id; examples without a response token within the context have none."""
-    documents = tokenise(examples, tokenizer, template=template, max_length=run.data.max_length).documents
-    losses = example_losses(model, documents, batch_size=run.evaluate.batch_size)
+    losses = example_losses(model, documents, batch_size=settings.batch_size)
     return {document.example_id: loss for document, loss in zip(documents, losses, strict=True)}
 
 
@@ -135,6 +138,7 @@ def _answers(
     prompts: Mapping[str, str],
     *,
     settings: EvaluateConfig,
+    ends: Sequence[int],
     advance: Callable[[int], None],
 ) -> dict[str, Answer]:
     """Answers by example id, in the order of the examples."""
@@ -158,6 +162,7 @@ def _answers(
             max_new_tokens=settings.max_new_tokens,
             repetition_penalty=settings.repetition_penalty,
             batch_size=settings.batch_size,
+            end_tokens=ends,
         )
         for one, made in zip(some, generated, strict=True):
             found[one.id] = Answer(

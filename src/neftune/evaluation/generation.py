@@ -1,7 +1,7 @@
 """Greedy answers to many prompts, through transformers' own `generate`."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,7 @@ from transformers import GenerationConfig
 from neftune.data.prompts import encode_prompt
 from neftune.errors import DataError, ModelError
 from neftune.evaluation.losses import base_model, check_decoder_only, evaluation_mode
+from neftune.records import Document
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ def generate(
     max_new_tokens: int,
     repetition_penalty: float = 1.0,
     batch_size: int = 64,
+    end_tokens: Sequence[int] = (),
 ) -> list[Generated]:
     """Greedy answers, one per prompt, in the order given.
 
@@ -53,6 +55,7 @@ def generate(
         repetition_penalty: Divides the positive and multiplies the negative logits of every token that the prompt or
             the answer already holds, > 0 (paper: 1.2; 1.0 is off). Source: arXiv 1909.05858, section 4.1.
         batch_size: Prompts answered together, >= 1.
+        end_tokens: Ids of further tokens that end an answer, see `response_ends`.
 
     Raises:
         DataError: No prompts, an empty one, one that leaves no room for a token (see `prompt_room`), or a number out
@@ -65,7 +68,7 @@ def generate(
             raise DataError(f"{name} must be >= 1, got {number}.")
     encoded = [encode_prompt(prompt, tokenizer) for prompt in prompts]
     limits = _limits(model, encoded, max_new_tokens)
-    config = _greedy(model, tokenizer, repetition_penalty)
+    config = _greedy(model, tokenizer, repetition_penalty, end_tokens)
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
     answers: dict[int, Generated] = {}
     with evaluation_mode(model), _without_own_settings(model):
@@ -104,8 +107,23 @@ def _limits(model: Any, encoded: Sequence[Sequence[int]], max_new_tokens: int) -
     return [max_new_tokens if context is None else min(max_new_tokens, context - len(ids)) for ids in encoded]
 
 
-def _greedy(model: Any, tokenizer: Any, repetition_penalty: float) -> GenerationConfig:
-    ends = _end_tokens(model, tokenizer)
+def response_ends(documents: Iterable[Document], tokenizer: Any) -> tuple[int, ...]:
+    """Ids of the special tokens that responses end with: what training teaches a model to stop at.
+
+    A chat template may end a turn with another token than EOS. Truncated documents have lost their end.
+    """
+    last = {document.input_ids[-1] for document in documents if document.loss_mask[-1] and not document.truncated}
+    return tuple(sorted(last & _special_ids(tokenizer) - {tokenizer.bos_token_id, tokenizer.unk_token_id}))
+
+
+def _special_ids(tokenizer: Any) -> set[int]:
+    added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return added | set(tokenizer.all_special_ids)
+
+
+def _greedy(model: Any, tokenizer: Any, repetition_penalty: float, end_tokens: Sequence[int]) -> GenerationConfig:
+    own = _end_tokens(model, tokenizer)
+    ends = [*own, *(index for index in end_tokens if index not in own)]
     pad = tokenizer.pad_token_id
     return GenerationConfig(
         do_sample=False,
@@ -129,9 +147,7 @@ def _end_tokens(model: Any, tokenizer: Any) -> list[int]:
         )
     own = getattr(base_model(model).generation_config, "eos_token_id", None)
     named: list[int] = own if isinstance(own, list) else [] if own is None else [own]
-    special = set(tokenizer.all_special_ids) | {
-        index for index, token in tokenizer.added_tokens_decoder.items() if token.special
-    }
+    special = _special_ids(tokenizer)
     return [end, *(index for index in named if index in special and index != end)]
 
 
