@@ -102,6 +102,14 @@ def test_the_tokenizers_own_template_is_cut_at_the_responses_and_their_ends(temp
     assert shown(TWO, "chat", tokenizer) == CHAT_TEXTS[template]
 
 
+@pytest.mark.parametrize("answer", ["a", "s", "assistant", ":", "<", "e"])
+def test_an_answer_that_occurs_in_its_role_or_end_is_trained_on_and_its_role_is_not(answer: str):
+    tokenizer = byte_level()
+    tokenizer.chat_template = NO_GENERATION_PROMPT
+    example = Example.make([Turn("user", "Hi"), Turn("assistant", answer)])
+    assert shown(example, "chat", tokenizer) == f"user: Hi<|endoftext|>assistant: [{answer}<|endoftext|>]"
+
+
 def test_a_template_that_spells_bos_and_ends_in_eos():
     tokenizer = sentencepiece()
     tokenizer.chat_template = LLAMA2

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Message = dict[str, str]
 Span = tuple[int, int]
 
+_SAMPLE = "\ue000content\ue000"
 _GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -84,17 +85,23 @@ def _by_turns(messages: Sequence[Message], tokenizer: "PreTrainedTokenizerBase")
             turn = _write(messages[: index + 1], tokenizer)
             _require_prefix(prompt, text)
             _require_prefix(turn, text)
-            start = len(prompt) + _header_length(text[len(prompt) : len(turn)], message["content"].strip())
-            if start > len(prompt) and prompt != _write(messages[:index], tokenizer):
-                start = len(prompt)
+            start = len(prompt)
+            if prompt == _write(messages[:index], tokenizer):
+                sample = _write([*messages[:index], {**message, "content": _SAMPLE}], tokenizer)
+                start += _header_length(turn[start:], sample[start:])
             spans.append((start, len(turn)))
     return Located(text, tuple(spans))
 
 
-def _header_length(turn: str, content: str) -> int:
-    """Characters before the content unless they are but space: the role, where no generation prompt wrote it."""
-    before, found, _ = turn.partition(content)
-    return len(before) if found and before.strip() else 0
+def _header_length(turn: str, sample: str) -> int:
+    """Characters before the content unless they are but space: the role, where no generation prompt wrote it.
+
+    Args:
+        turn: What the template writes for the turn.
+        sample: The same with `_SAMPLE` for content; unlike an answer, it never occurs in the role or the end token.
+    """
+    before, found, _ = sample.partition(_SAMPLE)
+    return len(before) if found and before.strip() and turn.startswith(before) else 0
 
 
 def _write(messages: Sequence[Message], tokenizer: "PreTrainedTokenizerBase", **options: Any) -> str:
