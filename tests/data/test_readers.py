@@ -224,3 +224,44 @@ def test_the_real_hub_client_offline_says_so(monkeypatch: pytest.MonkeyPatch):
         pytest.skip("needs HF_HUB_OFFLINE=1")
     with pytest.raises(DataError, match="the hub could not be reached"):
         rows_of("someone/something-that-is-not-cached")
+
+
+LONG_NUMBER = b'{"instruction": "a", "output": ' + b"1" * 5000 + b"}"
+DEEP = b"[" * 100_000 + b"]" * 100_000
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+@pytest.mark.parametrize("bad", [LONG_NUMBER, b'{"a": ' + DEEP + b"}"], ids=["number", "nesting"])
+def test_json_that_python_cannot_hold_is_a_bad_row(tmp_path: Path, name: str, bad: bytes):
+    good = json.dumps(ROWS[0]).encode()
+    (tmp_path / name).write_bytes(good + b"\n" + bad + b"\n" + good + b"\n")
+    first, second, third = rows_of(tmp_path / name)
+    assert isinstance(second, BadRow)
+    assert second.where.endswith(":2")
+    assert isinstance(first, Row)
+    assert isinstance(third, Row)
+
+
+@pytest.mark.parametrize("content", [b"[" + LONG_NUMBER + b"]", DEEP], ids=["number", "nesting"])
+def test_an_array_that_python_cannot_hold_is_an_error_with_the_file(tmp_path: Path, content: bytes):
+    (tmp_path / "rows.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"rows\.json: a file must be one JSON array that can be read"):
+        rows_of(tmp_path / "rows.json")
+
+
+@pytest.mark.parametrize("source", ["~nosuchuser/rows.json", "x" * 5000, f"{'y' * 300}.jsonl"])
+def test_what_cannot_be_a_path_is_an_error(source: str):
+    with pytest.raises(DataError, match=r"cannot be a path .*Check the path") as error:
+        rows_of(source)
+    assert len(str(error.value)) < 400
+
+
+def test_lines_in_a_json_file_may_begin_with_a_byte_order_mark(tmp_path: Path):
+    (tmp_path / "rows.json").write_bytes(b"\xef\xbb\xbf" + CONTENTS["jsonl"])
+    assert fields_of(tmp_path / "rows.json") == ROWS
+
+
+def test_a_column_named_twice_is_an_error(tmp_path: Path):
+    (tmp_path / "rows.csv").write_text("instruction,output,output\na,b,c\n")
+    with pytest.raises(DataError, match=r"rows\.csv:1: .*'output' more than once"):
+        rows_of(tmp_path / "rows.csv")

@@ -11,6 +11,7 @@ import json
 import re
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,11 +57,11 @@ def read_rows(source: str | Path, *, data_files: str | None = None) -> Iterator[
     Raises:
         DataError: There is no such file or hub data set, or no file that can be read.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
+    path, exists = _find(source)
+    if exists and path.is_dir():
         for file in _files_of(path):
             yield str(file), _read_file(file)
-    elif path.exists():
+    elif exists:
         _require_known(path)
         yield str(path), _read_file(path)
     elif _HUB_ID.fullmatch(str(source)) and _kind(path) is None:
@@ -70,6 +71,20 @@ def read_rows(source: str | Path, *, data_files: str | None = None) -> Iterator[
             f"data.source must be a file, a folder, a hub id or a named data set; there is no file or folder {path}. "
             "Check the path."
         )
+
+
+def _find(source: str | Path) -> tuple[Path, bool]:
+    """The path that a source names, and whether it is there."""
+    try:
+        path = Path(source).expanduser()
+        return path, path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, a user unknown, a null character
+        shown = str(source) if len(str(source)) <= 80 else f"{str(source)[:80]}..."
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(
+            f"data.source must be a file, a folder, a hub id or a named data set, got {shown!r}, which cannot be a "
+            f"path ({reason}). Check the path."
+        ) from error
 
 
 def _files_of(folder: Path) -> list[Path]:
@@ -139,7 +154,7 @@ def _row_of_line(line: bytes, where: str) -> Row | BadRow:
         value = json.loads(line.decode())
     except UnicodeDecodeError as error:
         return BadRow(where, f"a line must be UTF-8, got byte 0x{line[error.start]:02x} at column {error.start + 1}")
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, or nesting without end
         return BadRow(where, f"a line must be one JSON object, got broken JSON ({error})")
     if not isinstance(value, dict):
         return BadRow(where, f"a line must be one JSON object, got {_named(value)}")
@@ -148,7 +163,7 @@ def _row_of_line(line: bytes, where: str) -> Row | BadRow:
 
 def _read_json(file: BinaryIO, path: Path) -> Rows:
     """An array of objects, alone or as {"data": [...]}, or JSON lines after all."""
-    content = file.read()
+    content = file.read().removeprefix(_BOM)
     lines = [line for line in content.split(b"\n") if line.strip()]
     if len(lines) > 1 and _is_object(lines[0]):
         for number, line in enumerate(content.split(b"\n"), start=1):
@@ -174,6 +189,8 @@ def _rows_of_json(content: bytes, path: Path) -> Rows:
         raise DataError(f"{path}:{line}: a file must be UTF-8, got byte 0x{content[error.start]:02x}.") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: a file must be one JSON array, got broken JSON ({error}).") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: a file must be one JSON array that can be read, got: {error}.") from error
     if isinstance(value, dict):
         value = value["data"] if isinstance(value.get("data"), list) else [value]
     if not isinstance(value, list):
@@ -194,6 +211,7 @@ def _read_csv(file: BinaryIO, path: Path) -> Rows:
     reader = csv.reader((line.removeprefix("\ufeff") if i == 0 else line for i, line in enumerate(lines)), strict=True)
     try:
         header = next(reader, [])
+        _require_distinct(header, path)
         start = reader.line_num + 1
         for record in reader:
             where, start = f"{path}:{start}", reader.line_num + 1
@@ -205,6 +223,15 @@ def _read_csv(file: BinaryIO, path: Path) -> Rows:
                 yield BadRow(where, f"a record must have the header's {len(header)} columns, got {len(record)}")
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: a file must be comma-separated values, got: {error}.") from error
+
+
+def _require_distinct(header: list[str], path: Path) -> None:
+    twice = [name for name, count in Counter(header).items() if count > 1]
+    if twice:
+        raise DataError(
+            f"{path}:1: a header must name each column once, got {', '.join(map(repr, twice))} more than once. "
+            "Rename or remove columns."
+        )
 
 
 def _read_parquet(file: BinaryIO, path: Path) -> Rows:
