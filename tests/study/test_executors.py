@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from neftune.config import Recipe
+from neftune.config import KnobValue, Recipe
 from neftune.recipe import validate
 from neftune.records import StudyResult
 from neftune.study.executors import Status
@@ -101,12 +101,12 @@ def test_a_killed_worker_costs_an_attempt_and_no_result(
 
 
 def test_a_run_that_diverges_fails_alone_and_says_why(recipe: Recipe, tmp_path: Path):
-    axes = {"noise.alpha": [0.0, 1e38]}
-    study = recipe.study.model_copy(update={"scientific": axes, "seeds": [0]})
+    rates: list[KnobValue] = [1e-3, 1e30]
+    study = recipe.study.model_copy(update={"blocks": {"train.learning_rate": rates}, "seeds": [0]})
     result = run_study(recipe.model_copy(update={"study": study}), root=tmp_path, workers=1)
-    (failure,) = result.failures.values()
-    assert failure.error == "DivergedError"
-    assert len(result.records) == 1
+    assert {run.config["train"]["learning_rate"] for run in result.planned if run.run_id in result.failures} == {1e30}
+    assert {failure.error for failure in result.failures.values()} == {"DivergedError"}
+    assert len(result.records) == 2
     again = Store(tmp_path).read_study("tiny")
     assert set(again.failures) == set(result.failures)
 
