@@ -287,7 +287,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("name", ["inputs_embeds", "decoder_inputs_embeds"])
     def test_one_stack_bypassed(self, name):
-        model, batch = make("t5"), make_batch()
+        model, batch = make("t5"), make_batch((9, 9))
         given = {"input_ids": batch["input_ids"], "decoder_input_ids": batch["input_ids"]}
         given.pop(name.replace("inputs_embeds", "input_ids"))
         given[name] = torch.randn(2, 9, WIDTH)

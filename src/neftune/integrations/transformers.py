@@ -32,8 +32,8 @@ class NoiseCallback(TrainerCallback):
         seed: Chooses the stream of noise.
 
     Raises:
-        ConfigError: A setting is out of range, the training arguments ask for transformers' own noise too, or for packing that
-            keeps no document boundaries (TRL's "wrapped").
+        ConfigError: A setting is out of range, the training arguments ask for transformers' own noise too, or for
+            packing that keeps no document boundaries (TRL's "wrapped").
         NoiseError: The noise cannot reach the model, or no document was noised by the end of training.
     """
 

@@ -3,7 +3,9 @@
 # B rows, T positions in a row
 """
 
+import itertools
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -48,7 +50,7 @@ def read_layout(
     Args:
         shape: (B, T).
         device: Where the result lives.
-        attention_mask: (B, T), 0 at padding on whichever side; where two real tokens' numbers differ, a document starts.
+        attention_mask: (B, T), 0 at padding on whichever side; where real tokens' numbers differ, a document starts.
         position_ids: (B, T) or (1, T), restarting with each document.
         cu_seqlens: Boundaries (0, L1, L1 + L2, ...) of the documents of a single row; what follows is padding.
         seq_idx: (B, T) or (1, T), each token's document by number, negative at padding.
@@ -105,7 +107,7 @@ def _divide_by_boundaries(real: Tensor, start: Tensor, cu_seqlens: Tensor) -> tu
             "Flatten the batch into one row, or pass position_ids that restart with each document."
         )
     if cu_seqlens.device.type == "cpu":
-        _check_boundaries(cu_seqlens.tolist(), width)
+        _check_boundaries(cast(list[int], cu_seqlens.tolist()), width)  # pyright: ignore[reportUnknownMemberType]
     bounds = cu_seqlens.to(device=real.device, dtype=torch.int64)
     flags = torch.zeros(width + 1, dtype=torch.bool, device=real.device).index_fill_(0, bounds, True)
     places = torch.arange(width, device=real.device)
@@ -114,9 +116,9 @@ def _divide_by_boundaries(real: Tensor, start: Tensor, cu_seqlens: Tensor) -> tu
 
 
 def _check_boundaries(bounds: list[int], width: int) -> None:
-    is_rising = all(a <= b for a, b in zip(bounds, bounds[1:], strict=False))
-    if len(bounds) < 2 or not is_rising or bounds[0] < 0 or bounds[-1] > width:  # noqa: PLR2004 (a first and a last)
-        shown = f"{bounds[:8]}{' and more' if len(bounds) > 8 else ''}"  # noqa: PLR2004
+    is_rising = all(a <= b for a, b in itertools.pairwise(bounds))
+    if len(bounds) < 2 or not is_rising or bounds[0] < 0 or bounds[-1] > width:
+        shown = f"{bounds[:8]}{' and more' if len(bounds) > 8 else ''}"
         raise NoiseError(
             f"cu_seqlens must hold two or more boundaries that never fall, from 0 or more to at most the row's {width} "
             f"tokens, got {shown}. Pass (0, L1, L1 + L2, ...) of this very row."
