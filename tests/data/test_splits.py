@@ -2,6 +2,7 @@
 
 import random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -69,3 +70,20 @@ def test_case_and_spacing_make_no_new_prompt_but_another_input_does():
         assert (num_trained, counts["same_prompt_dropped"]) in [(2, 0), (0, 1)]
     inputs = [example("Add.", str(n), input=f"{n}") for n in range(6)]
     assert cut_parts(inputs, config()).counts["same_prompt_dropped"] == 0
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (example("Translate 7", input="casa"), example("Translate 7\ncasa")),
+        (example("Caf\u00e9?"), example("Cafe\u0301?")),
+        (example("Sum\u00a0\uff11"), example("sum 1")),
+        (example("Stra\u00dfe"), example("STRASSE")),
+    ],
+    ids=["input", "accents", "widths", "sharp s"],
+)
+def test_one_question_written_in_two_ways_is_never_on_both_sides(one: Example, other: Example):
+    for seed in range(10):
+        parts, counts = cut_parts([one, other, *(example(f"q{n}") for n in range(8))], config(seed=seed))
+        num_trained = sum(given in parts["train"] for given in (one, other))
+        assert (num_trained, counts["same_prompt_dropped"]) in [(2, 0), (0, 1)]

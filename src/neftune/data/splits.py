@@ -1,6 +1,7 @@
 """Which example goes to which part: by the hash of its prompt, never by its place in the file."""
 
 import itertools
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -23,7 +24,8 @@ def cut_parts(examples: Iterable[Example], config: DataConfig) -> Cut:
     num_heldout the held-out part, the examples of those after them the training part. So the cut depends neither on the
     order of the examples nor on their answers, and a larger num_train only adds.
 
-    A prompt here is the conversation's first user turn and the input, regardless of case and spacing: two answers to
+    A prompt here is the conversation's first user turn and the input behind it, regardless of case, spacing, forms of
+    one character (NFKC), and of where the turn ends and the input begins: two answers to
     one question, or two conversations with one opening, never lie on both sides of a cut. In the test and held-out
     parts each prompt is there once.
 
@@ -62,7 +64,9 @@ def cut_parts(examples: Iterable[Example], config: DataConfig) -> Cut:
 def _prompt_key(example: Example) -> str:
     """What two examples have in common if a model trained on one has seen the other's question."""
     opening = next(turn.content for turn in example.turns if turn.role == "user")
-    return content_hash([" ".join(text.casefold().split()) for text in (opening, example.input)])
+    # Together, because data sets differ in what they call input; NFKC twice, as case folding undoes it.
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", f"{opening} {example.input}").casefold())
+    return content_hash(" ".join(text.split()))
 
 
 def _require_enough(num_given: int, num_train: int, config: DataConfig, dropped: Mapping[str, int]) -> None:
