@@ -150,6 +150,20 @@ def test_wrong_input_is_named():
         length_controlled_fits(np.array([[1.0, 2, 1]]), np.array([1.0, 2]))
 
 
+@pytest.mark.parametrize("wrong", [["x"], None, [1, [2]], 3, np.array(["x"])])
+def test_preferences_that_are_no_numbers_are_named(wrong):
+    with pytest.raises(DataError, match="Preferences must be numbers from 1 to 2"):
+        win_rate(wrong)
+
+
+@pytest.mark.parametrize("no_length", [math.nan, math.inf, -1])
+def test_lengths_of_a_comparison_without_a_verdict_do_not_matter(no_length):
+    judged = ([1, 2, 1, 2, 2], [10, 20, 30, 40, 55], [12, 20, 30, 30, 50])
+    more = [[*given, last] for given, last in zip(judged, (None, no_length, no_length), strict=True)]
+    assert length_controlled_win_rate(*more) == length_controlled_win_rate(*judged)
+    assert matched_length_win_rate(*more).win_rate == matched_length_win_rate(*judged).win_rate
+
+
 def test_equal_lengths_give_the_raw_rate():
     preferences = [2] * 30 + [1] * 50 + [1.5] * 20
     got = length_controlled_win_rate(preferences, [7] * 100, [7] * 100)

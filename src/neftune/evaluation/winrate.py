@@ -220,10 +220,16 @@ def length_controlled_fits(preferences: Floats, delta_lengths: Floats, difficult
 
 def _shares(preferences: Preferences) -> Floats:
     """Share of each preference that goes to the model, 0 to 1; NaN where unparsed."""
-    if isinstance(preferences, np.ndarray):
-        values = preferences.astype(float)
-    else:
-        values = np.array([np.nan if p is None else float(p) for p in preferences], dtype=float)
+    try:
+        if isinstance(preferences, np.ndarray):
+            values = preferences.astype(float)
+        else:
+            values = np.array([np.nan if p is None else float(p) for p in preferences], dtype=float)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"Preferences must be numbers from 1 to 2, 0 for a draw or None for unparsed, got {preferences!r:.80}. "
+            "Give one entry per comparison."
+        ) from error
     values = np.where(values == 0, 1.5, values)
     wrong = ~(np.isnan(values) | ((values >= 1) & (values <= 2)))
     if wrong.any():
@@ -242,10 +248,12 @@ def _aligned(preferences: Preferences, model_lengths: Numbers, baseline_lengths:
             "Preferences, model_lengths and baseline_lengths need one entry per comparison, got "
             f"{shares.size}, {model.size} and {baseline.size}. Pair them by example."
         )
-    lengths = np.concatenate([model, baseline])
+    judged = ~np.isnan(shares)
+    lengths = np.concatenate([model[judged], baseline[judged]])
     if not np.isfinite(lengths).all() or lengths.min(initial=0) < 0:
         raise DataError("Lengths must be finite and >= 0, got others. Drop the comparisons that have no answer.")
-    return shares, model, baseline
+    # A comparison that was not judged is dropped later, whatever its lengths; infinities would warn on the way.
+    return shares, *(np.where(np.isfinite(side), side, np.nan) for side in (model, baseline))
 
 
 def _difficulty(difficulty: Numbers, num: int) -> Floats:
