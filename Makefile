@@ -7,7 +7,7 @@ BIN := .venv/bin
 help:  ## Say what each target does.
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
-# torch first: a plain `torch` would bring gigabytes of CUDA packages that no CPU study needs.
+# torch first and pinned: a plain `torch` takes the newest. For another build (CUDA, CPU only) install it into .venv before.
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0

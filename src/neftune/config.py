@@ -172,6 +172,16 @@ class Decision(Knobs):
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     """Confidence of every interval."""
 
+    @model_validator(mode="after")
+    def _tolerances_belong(self) -> "Decision":
+        for metric, tolerance in self.harm_tolerance.items():
+            if metric not in self.harm_by or tolerance < 0:
+                raise ValueError(
+                    f"study.decision.harm_tolerance takes tolerances >= 0 for metrics of harm_by {self.harm_by}, "
+                    f"got {metric}: {tolerance}."
+                )
+        return self
+
 
 class StudyConfig(Knobs):
     """Which runs are made and how they are compared."""

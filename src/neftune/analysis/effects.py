@@ -7,7 +7,7 @@ nothing about a third, so an interval over blocks would be either endless or wro
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from neftune.analysis.memorization import GAP, VERBATIM, gap_interval, verbatim_
 from neftune.analysis.metrics import Direction, meaning_of
 from neftune.analysis.pairing import Pairing, pairings, score_matrix, shared_examples
 from neftune.analysis.preferences import win_rates
-from neftune.analysis.statistics import FloatArray, Interval, paired_interval
+from neftune.analysis.statistics import FloatArray, Interval, paired_interval, percentile_bootstrap
 from neftune.config import Decision
 from neftune.errors import DataError
 from neftune.records import StudyResult
@@ -38,6 +38,8 @@ class Effect:
         unit: Unit of the means and of the estimate.
         direction: Which way is better.
         method: How the interval was made.
+        bootstrap: Ends of the paired percentile bootstrap over seeds and examples, beside the interval that decides;
+            None for win rates and the gap. It is too narrow at few seeds (docs/statistics.md).
         is_control: Whether the arm is a control.
     """
 
@@ -58,6 +60,7 @@ class Effect:
     unit: str
     direction: Direction
     method: str
+    bootstrap: tuple[float, float] | None = None
     is_control: bool = False
 
     @property
@@ -138,7 +141,8 @@ def _mean_effect(
         return
     interval = paired_interval(arm - baseline, confidence=confidence)
     means = float(baseline[:, defined].mean()), float(arm[:, defined].mean())
-    yield _effect(pairing, part, metric, means, interval, unmatched=unmatched)
+    bootstrap = percentile_bootstrap(arm - baseline, rng=np.random.default_rng(0), confidence=confidence)
+    yield replace(_effect(pairing, part, metric, means, interval, unmatched=unmatched), bootstrap=bootstrap)
 
 
 def _effect(

@@ -30,7 +30,10 @@ VERBS: dict[str, str] = {"list": "show"}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     parser = _parser()
-    options, knobs = parser.parse_known_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    plain, dotted = _split(given)
+    options, unknown = parser.parse_known_args(plain)
+    knobs = [*unknown, *dotted]
     if knobs and not options.takes_knobs:
         parser.error(f"{options.verb} takes no {knobs[0]!r}. `neftune {options.verb} --help` lists its options.")
     try:
@@ -54,6 +57,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"error: {type(error).__name__}: {error}\n(not an error we foresaw: --debug shows where; please report it)"
         )
         return 1
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Arguments of the verb, and dotted settings with the values after them; a recipe stands before its settings."""
+    plain: list[str] = []
+    dotted: list[str] = []
+    into = plain
+    for argument in arguments:
+        if argument.startswith("-"):
+            into = dotted if argument.startswith("--") and "." in argument.split("=")[0] else plain
+        into.append(argument)
+    return plain, dotted
 
 
 def _parser() -> argparse.ArgumentParser:

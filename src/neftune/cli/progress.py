@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from neftune.records import PlannedRun
@@ -69,7 +70,7 @@ class Progress:
         )
         for run in status.running:
             values = self.store.read_progress(run.run_id)
-            table.add_row(f"  {_name(run)}", _stage(values), _loss(values), style="dim")
+            table.add_row(escape(f"  {_name(run)}"), _stage(values), _loss(values), style="dim")
         return table
 
     def _lines(self, status: Status) -> None:

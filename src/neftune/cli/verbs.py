@@ -14,7 +14,7 @@ from neftune.config import Recipe, RunConfig
 from neftune.errors import ConfigError
 from neftune.recipe import read_recipe, validate
 from neftune.records import StudyResult
-from neftune.study.store import Store, read_json, run_record, write_json
+from neftune.study.store import Store, read_record, write_json
 
 
 def study(options: argparse.Namespace, knobs: list[str]) -> int:
@@ -24,6 +24,7 @@ def study(options: argparse.Namespace, knobs: list[str]) -> int:
     from neftune.study.study import run_study
 
     recipe = _recipe(options, knobs)
+    _not_axes(recipe, knobs)
     check_rule(recipe.study.decision, has_judge=recipe.evaluate.judge is not None)
     workers = options.workers or max(1, (os.cpu_count() or 1) // options.threads)
     store = Store(options.out)
@@ -43,6 +44,7 @@ def train(options: argparse.Namespace, knobs: list[str]) -> int:
     from neftune.training.checkpoints import remove_checkpoints
 
     recipe = _recipe(options, knobs)
+    _one_arm(recipe)
     config = _run_config(recipe)
     check_run(config)
     config = config.model_copy(update={"train": config.train.model_copy(update={"save_model": True})})
@@ -77,8 +79,9 @@ def evaluate(options: argparse.Namespace, knobs: list[str]) -> int:
     if options.run and options.recipe:
         raise ConfigError(f"evaluate takes a recipe or --run, got both ({options.recipe} and {options.run}).")
     if options.run:
-        trained = run_record(read_json(_file(options.run / "result.json", "a run folder made by `neftune train`")))
+        trained = read_record(_file(options.run / "result.json", "a run folder made by `neftune train`"))
         recipe = validate(Recipe, _recipe_values(trained.config, options.run.name), source=str(options.run))
+        _only(knobs, ("evaluate", "data"), "evaluate --run")
         config = _run_config(_with_knobs(recipe, options, knobs))
         model = config.model.model_copy(update={"path": str(options.run / "model"), "adapter": "none"})
         folder = options.run
@@ -94,7 +97,17 @@ def evaluate(options: argparse.Namespace, knobs: list[str]) -> int:
     with _steps() as report:
         record = evaluate_checkpoint(config.model_copy(update={"model": model}), report=report)
     if trained:
-        record = replace(trained, answers=record.answers, scores=record.scores, tags=record.tags)
+        asked = {"evaluate": record.config["evaluate"], "data": record.config["data"]}
+        record = replace(
+            record,
+            run_id=trained.run_id,
+            config={**trained.config, **asked},
+            history=trained.history,
+            noise=trained.noise,
+            alpha=trained.alpha,
+            counts={**trained.counts, **record.counts},
+            seconds={**trained.seconds, **record.seconds},
+        )
     write_json(folder / "result.json", asdict(record))
     _print(_score_table(record))
     _print(f"{folder / 'result.json'}")
@@ -108,7 +121,7 @@ def compare(options: argparse.Namespace, knobs: list[str]) -> int:
     paths = (options.baseline, options.other)
     folders = [path.is_dir() for path in paths]
     if all(folders):
-        first, second = (run_record(read_json(_file(path / "result.json", "an evaluated run"))) for path in paths)
+        first, second = (read_record(_file(path / "result.json", "an evaluated run")) for path in paths)
         comparison = compare_runs(first, second)
     elif not any(folders):
         comparison = compare_outputs(*(read_outputs(path) for path in paths))
@@ -139,13 +152,14 @@ def show(options: argparse.Namespace, knobs: list[str]) -> int:
     else:
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(box=None, pad_edge=False)
         for column in rows[0] if rows else []:
             table.add_column(column)
         for row in rows:
-            table.add_row(*map(str, row.values()))
-        Console().print(table if rows else f"no {options.what} in {options.out}")
+            table.add_row(*(Text(str(value)) for value in row.values()))
+        Console(soft_wrap=not sys.stdout.isatty()).print(table if rows else f"no {options.what} in {options.out}")
     return 0
 
 
@@ -208,6 +222,37 @@ def _help(options: argparse.Namespace, recipe: Recipe) -> None:
     if not options.help:
         raise ConfigError(f"{options.verb} needs a recipe, e.g. neftune {options.verb} recipes/quickstart.yaml.")
     tyro.cli(Recipe, prog=f"neftune {options.verb} RECIPE", default=recipe, args=["--help"])
+
+
+def _named(knobs: list[str]) -> list[str]:
+    """The dotted settings that the command line names."""
+    return [knob[2:].split("=")[0].replace("-", "_") for knob in knobs if knob.startswith("--")]
+
+
+def _not_axes(recipe: Recipe, knobs: list[str]) -> None:
+    """Refuse a setting that an axis of the study would override."""
+    for kind, axes in (("scientific", recipe.study.scientific), ("blocks", recipe.study.blocks)):
+        for knob in set(_named(knobs)) & set(axes):
+            raise ConfigError(
+                f"--{knob} is an axis of this study ({axes[knob]}), which would override it. "
+                f"Set the axis: --study.{kind}.{knob} VALUES."
+            )
+
+
+def _one_arm(recipe: Recipe) -> None:
+    """Refuse to guess which arm of a study is to be trained."""
+    unset = recipe.noise.alpha is None and recipe.noise.nsr is None
+    if unset and any(knob.startswith("noise.") for knob in recipe.study.scientific):
+        raise ConfigError(
+            "train takes one arm of this study, got none. Say how much noise: --noise.alpha 5 (0 for the baseline)."
+        )
+
+
+def _only(knobs: list[str], sections: tuple[str, ...], verb: str) -> None:
+    """Refuse settings that would not be obeyed."""
+    for knob in _named(knobs):
+        if knob.split(".")[0] not in sections:
+            raise ConfigError(f"{verb} takes settings of {' and '.join(sections)} only, got --{knob}.")
 
 
 def _run_config(recipe: Recipe) -> RunConfig:

@@ -23,6 +23,11 @@ def check_run(config: RunConfig) -> None:
         templates[config.data.template]
     if config.evaluate.judge:
         judges[config.evaluate.judge](config.data)
+    if not {"heldout", "test"} <= set(config.evaluate.parts):
+        raise ConfigError(
+            "evaluate.parts must have heldout (choices are made on it) and test (judged on), "
+            f"got {config.evaluate.parts}."
+        )
     train = config.train
     if train.micro_batch_size and train.batch_size % train.micro_batch_size:
         raise ConfigError(

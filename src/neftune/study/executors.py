@@ -1,6 +1,7 @@
 """Where runs are performed: one registry entry an executor."""
 
 import multiprocessing
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -25,12 +26,15 @@ class Status:
         running: Being performed.
         done: Finished, now or earlier.
         failed: Not finished, and why.
+        suspects: Ids of runs that were running when a worker died; they are tried again one at a time, so that the one
+            that kills its worker costs the others nothing.
     """
 
     waiting: list[PlannedRun]
     running: list[PlannedRun] = field(default_factory=list[PlannedRun])
     done: list[PlannedRun] = field(default_factory=list[PlannedRun])
     failed: dict[str, Failure] = field(default_factory=dict[str, Failure])
+    suspects: set[str] = field(default_factory=set[str])
 
 
 Watch = Callable[[Status], None]
@@ -58,7 +62,7 @@ executors: Registry[Executor] = Registry("executor")
 
 @executors.register("local")
 def local(store: Store, runs: Sequence[PlannedRun], *, workers: int, threads: int, watch: Watch) -> Status:
-    """Worker processes on this machine. A dead worker costs the run it held one attempt; the others go on."""
+    """Worker processes on this machine. When one dies, the runs in flight are tried again, one at a time."""
     status = Status(waiting=[run for run in runs if not store.is_done(run.run_id)])
     status.done = [run for run in runs if store.is_done(run.run_id)]
     attempts: dict[str, int] = {}
@@ -67,7 +71,7 @@ def local(store: Store, runs: Sequence[PlannedRun], *, workers: int, threads: in
             max_workers=min(workers, len(status.waiting)),
             mp_context=multiprocessing.get_context("spawn"),
             initializer=start_worker,
-            initargs=(threads,),
+            initargs=(threads, os.getpid()),
         )
         try:
             _drive(pool, store, status, workers, watch)
@@ -83,7 +87,8 @@ def _drive(pool: ProcessPoolExecutor, store: Store, status: Status, workers: int
     """Keep the pool busy until nothing waits and nothing runs."""
     futures: dict[Future[Failure | None], PlannedRun] = {}
     while status.waiting or futures:
-        for run in _ready(status, workers - len(futures)):
+        at_once = 1 if status.suspects else workers
+        for run in _ready(status, at_once - len(futures)):
             status.waiting.remove(run)
             status.running.append(run)
             futures[pool.submit(perform, store.root, run)] = run
@@ -93,6 +98,7 @@ def _drive(pool: ProcessPoolExecutor, store: Store, status: Status, workers: int
             failure = future.result()
             run = futures.pop(future)
             status.running.remove(run)
+            status.suspects.discard(run.run_id)
             if failure:
                 status.failed[run.run_id] = failure
             else:
@@ -104,9 +110,12 @@ def _ready(status: Status, room: int) -> list[PlannedRun]:
     done = {run.run_id for run in status.done}
     ready: list[PlannedRun] = []
     for run in list(status.waiting):
-        if run.after in status.failed:
+        if run.after and run.after in status.failed:
             status.waiting.remove(run)
-            status.failed[run.run_id] = Failure(run.run_id, "WorkError", f"the run it must match, {run.after}, failed.")
+            cause = status.failed[run.after]
+            status.failed[run.run_id] = Failure(
+                run.run_id, cause.error, f"the run it must match, {run.after}, failed: {cause.message}"
+            )
         elif len(ready) < room and (run.after is None or run.after in done):
             ready.append(run)
     return ready
@@ -114,11 +123,14 @@ def _ready(status: Status, room: int) -> list[PlannedRun]:
 
 def _count_attempts(status: Status, attempts: dict[str, int]) -> None:
     """After a worker died: put what was running back in line, or give it up after too many attempts."""
+    alone = len(status.running) == 1
     for run in status.running:
-        attempts[run.run_id] = attempts.get(run.run_id, 0) + 1
+        attempts[run.run_id] = attempts.get(run.run_id, 0) + alone
         if attempts[run.run_id] < ATTEMPTS:
             status.waiting.insert(0, run)
+            status.suspects.add(run.run_id)
         else:
+            status.suspects.discard(run.run_id)
             message = f"its worker process died {ATTEMPTS} times (killed, or out of memory?). Try fewer --workers."
             status.failed[run.run_id] = Failure(run.run_id, "WorkerDied", message)
     status.running.clear()

@@ -16,8 +16,6 @@ DETERMINING = ("noise", "integrations", "data", "training", "evaluation", "recor
 LIBRARIES = ("torch", "numpy", "transformers", "trl", "peft", "accelerate", "tokenizers")
 """Libraries that a run's result depends on."""
 
-_SAMPLE_BYTES = 1 << 20
-
 
 @functools.cache
 def code_version() -> str:
@@ -49,8 +47,8 @@ def versions() -> dict[str, str]:
 def model_fingerprint(run: RunConfig) -> str:
     """Hash of the weights a run starts from.
 
-    A folder is hashed by its files' names, sizes and first and last MiB; a hub id is taken by name; the microworld's
-    base follows from the world's seed and the code.
+    A folder is hashed by its files' names and contents; a hub id is taken by name; the microworld's base follows from
+    the world's seed and the code.
     """
     path = Path(run.model.path)
     if run.model.path == "microworld":
@@ -77,8 +75,9 @@ def _data_fingerprint(data: str) -> str:
 
 
 def _state(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    files = sorted(file for file in folder.iterdir() if file.is_file())
-    return tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    stats = [(file.relative_to(folder).as_posix(), file.stat()) for file in files]
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
 
 @functools.cache
@@ -87,8 +86,5 @@ def _folder_hash(folder: Path, state: tuple[tuple[str, int, int], ...]) -> str:
     for name, size, _ in state:
         digest.update(f"{name}\0{size}\0".encode())
         with (folder / name).open("rb") as file:
-            digest.update(file.read(_SAMPLE_BYTES))
-            if size > _SAMPLE_BYTES:
-                file.seek(-_SAMPLE_BYTES, os.SEEK_END)
-                digest.update(file.read())
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]

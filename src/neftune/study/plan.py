@@ -45,6 +45,9 @@ def make_plan(
     for seed in recipe.study.seeds:
         for control in recipe.study.controls:
             planned += [planner.control(control, block, seed, arms) for block in blocks]
+    labels = [(run.block, run.arm, run.seed) for run in planned]
+    if len(set(labels)) != len(labels):
+        raise ConfigError(f"arms and blocks need names of their own, got some twice: {sorted(set(labels))}.")
     return tuple(planned)
 
 
@@ -163,4 +166,4 @@ def _check(recipe: Recipe, arms: list[Setting]) -> None:
 
 
 def _number(value: KnobValue) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else str(value)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neftune.config import DataConfig, RunConfig
-from neftune.errors import ModelError
+from neftune.errors import ModelError, StoreError
 from neftune.records import DataSet, Document, HistoryPoint, Part, RunRecord, content_hash
-from neftune.study.identity import versions
+from neftune.study.identity import code_version, model_fingerprint, versions
+from neftune.study.plan import run_id
 
 if TYPE_CHECKING:
     from neftune.training.finetune import Finetuned
@@ -174,6 +175,21 @@ def final_clean_train_loss(history: tuple[HistoryPoint, ...]) -> float:
         if "clean_train_loss" in point.values:
             return point.values["clean_train_loss"]
     raise ModelError("a run to be matched needs a clean training loss, got a history without one.")
+
+
+def check_unchanged(planned_id: str, config: RunConfig) -> None:
+    """Refuse a run whose data, weights or code are no longer those it was planned with.
+
+    Raises:
+        StoreError: They changed, so its result would be stored under a name that says otherwise.
+    """
+    data = _data(config.data.model_dump_json()).fingerprint
+    now = run_id(config, data=data, model=model_fingerprint(config), code_version=code_version())
+    if now != planned_id:
+        raise StoreError(
+            f"run {planned_id} needs the data, weights and code it was planned with, got others (now {now}). "
+            "Start the study again to plan it anew."
+        )
 
 
 @lru_cache(maxsize=4)

@@ -88,13 +88,7 @@ class Store:
         Raises:
             StoreError: There is no result, or it is not one.
         """
-        path = self.run_folder(run_id) / "result.json"
-        try:
-            return run_record(read_json(path))
-        except (KeyError, TypeError) as error:
-            raise StoreError(
-                f"{path} must hold a run's result, got one without {error}. Delete it to run again."
-            ) from error
+        return read_record(self.run_folder(run_id) / "result.json")
 
     def write_failure(self, failure: Failure) -> None:
         """Say why a run did not finish; the next start tries it again."""
@@ -127,14 +121,32 @@ class Store:
             known = sorted(one.name for one in (self.root / "studies").iterdir() if (one / "plan.json").is_file())
             raise ConfigError(f"{self.root} must hold the study {name!r}; it holds {', '.join(known) or 'none'}.")
         plan = read_json(path)
-        planned = tuple(PlannedRun(**run) for run in plan["planned"])
+        return self.result(plan["recipe"], tuple(PlannedRun(**run) for run in plan["planned"]))
+
+    def result(self, recipe: Mapping[str, Any], planned: tuple[PlannedRun, ...]) -> StudyResult:
+        """What is stored of the planned runs: done, failed, or neither."""
         done = {run.run_id: self.read_result(run.run_id) for run in planned if self.is_done(run.run_id)}
         failed = {
             run.run_id: Failure(**read_json(self.run_folder(run.run_id) / "failure.json"))
             for run in planned
             if run.run_id not in done and (self.run_folder(run.run_id) / "failure.json").is_file()
         }
-        return StudyResult(plan["recipe"], planned, done, failed)
+        return StudyResult(recipe, planned, done, failed)
+
+
+def read_record(path: Path) -> RunRecord:
+    """A run's result from its file.
+
+    Raises:
+        StoreError: There is none, or it is not one.
+    """
+    values = read_json(path)
+    try:
+        return run_record(values)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"{path} must hold a run's result, got one without {error}. Delete it to run again."
+        ) from error
 
 
 def run_record(values: Mapping[str, Any]) -> RunRecord:

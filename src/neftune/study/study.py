@@ -1,6 +1,8 @@
 """A whole study: plan, perform, read back."""
 
+import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from neftune.config import Recipe, RunConfig
@@ -61,5 +63,8 @@ def run_study(
     except OSError as error:
         raise StoreError(f"{folder} could not be written: {error.strerror}.") from error
     status = executors["local"](store, planned, workers=workers, threads=threads, watch=watch)
-    result = store.read_study(recipe.name)
-    return StudyResult(result.recipe, result.planned, result.records, {**result.failures, **status.failed})
+    for failure in status.failed.values():
+        with contextlib.suppress(StoreError):
+            store.write_failure(failure)
+    result = store.result(recipe.model_dump(mode="json"), planned)
+    return replace(result, failures={**result.failures, **status.failed})

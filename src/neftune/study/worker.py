@@ -33,25 +33,29 @@ def perform(root: Path, planned: PlannedRun) -> Failure | None:
                 return _attempt(store, planned)
     except NeftuneError as error:
         return Failure(planned.run_id, type(error).__name__, str(error))
+    except OSError as error:
+        folder = store.run_folder(planned.run_id)
+        return Failure(planned.run_id, "StoreError", f"{folder} could not be written: {error.strerror}.")
 
 
-def start_worker(threads: int) -> None:
+def start_worker(threads: int, driver: int) -> None:
     """Prepare a worker process: its threads, and its end when the driver's end comes.
 
     Args:
         threads: CPU threads a run computes with; results are bit-identical for equal numbers.
+        driver: Process id of the driver, which may be gone by the time a worker has started.
     """
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[name] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_die_with, args=(driver,), daemon=True).start()
     import torch
 
     torch.set_num_threads(threads)
 
 
 def _attempt(store: Store, planned: PlannedRun) -> Failure | None:
-    from neftune.study.run import final_clean_train_loss, run_one
+    from neftune.study.run import check_unchanged, final_clean_train_loss, run_one
     from neftune.training.checkpoints import remove_checkpoints
 
     folder = store.run_folder(planned.run_id)
@@ -66,10 +70,12 @@ def _attempt(store: Store, planned: PlannedRun) -> Failure | None:
 
     try:
         report({"stage": "starting"})
+        config = RunConfig.model_validate(planned.config)
+        check_unchanged(planned.run_id, config)
         matched = store.read_result(planned.after) if planned.after else None
         record = run_one(
             planned.run_id,
-            RunConfig.model_validate(planned.config),
+            config,
             folder,
             stop_at_clean_train_loss=final_clean_train_loss(matched.history) if matched else None,
             report=report,
