@@ -54,7 +54,8 @@ def verdict_sentence(kind: str, judged: Sequence[Effect], harms: Sequence[Effect
         return f"No evidence for {arm}: its {metric} could not be computed on the test part."
     numbers = "; ".join(f"{interval_phrase(e, rule.confidence)}{place(e)}" for e in judged)
     from_what = "even" if rule.judge_by in ("win_rate", "lc_win_rate") else "the baseline"
-    said = f"on the test part its {metric} differs from {from_what} by {numbers} ({sample_phrase(judged[0])})"
+    samples = "; ".join(dict.fromkeys(sample_phrase(e) for e in judged))
+    said = f"on the test part its {metric} differs from {from_what} by {numbers} ({samples})"
     if kind == "use":
         return f"Use {arm}: {said}{', and no harm metric is clearly worse' if harms else ''}."
     if kind == "harmful":

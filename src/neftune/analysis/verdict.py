@@ -176,7 +176,8 @@ def _kind(judged: Sequence[Effect], harms: Sequence[Effect], rule: Decision, *, 
         return "no evidence"
     if any(better_side(effect)[1] < 0 for effect in judged) or any(is_harm(effect, rule) for effect in harms):
         return "harmful"
-    helps = [better_side(effect)[0] > rule.min_effect for effect in judged]
+    # An interval without width says that every difference was the same, not that the next one will be.
+    helps = [better_side(effect)[0] > rule.min_effect and effect.high > effect.low for effect in judged]
     return "use" if sum(helps) == num_blocks else "no evidence"
 
 

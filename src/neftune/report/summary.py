@@ -86,9 +86,11 @@ def _glance_lines(table: Table) -> Iterator[str]:
     """Metric, then a column per block with the difference and its interval."""
     names = [row[0].text for row in table.groups[0].rows]
     width = min(48, max(map(len, names)))
-    yield " " * width + "".join(f"{column.label:>26}" for column in table.columns[1:3])
-    for row in table.groups[0].rows:
-        yield f"{row[0].text[:width]:<{width}}" + "".join(f"{cell.text:>26}" for cell in row[1:3])
+    for first in range(1, len(table.columns), 2):
+        blocks = slice(first, first + 2)
+        yield " " * width + "".join(f"{column.label:>26}" for column in table.columns[blocks])
+        for row in table.groups[0].rows:
+            yield f"{row[0].text[:width]:<{width}}" + "".join(f"{cell.text:>26}" for cell in row[blocks])
 
 
 def summary_data(result: StudyResult) -> dict[str, Any]:
