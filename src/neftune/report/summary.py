@@ -88,9 +88,9 @@ def _glance_lines(table: Table) -> Iterator[str]:
     width = min(48, max(map(len, names)))
     for first in range(1, len(table.columns), 2):
         blocks = slice(first, first + 2)
-        yield " " * width + "".join(f"{column.label:>26}" for column in table.columns[blocks])
+        yield " " * width + "".join(f" {column.label:>25}" for column in table.columns[blocks])
         for row in table.groups[0].rows:
-            yield f"{row[0].text[:width]:<{width}}" + "".join(f"{cell.text:>26}" for cell in row[blocks])
+            yield f"{row[0].text[:width]:<{width}}" + "".join(f" {cell.text:>25}" for cell in row[blocks])
 
 
 def summary_data(result: StudyResult) -> dict[str, Any]:

@@ -75,10 +75,13 @@ def local(store: Store, runs: Sequence[PlannedRun], *, workers: int, threads: in
         )
         try:
             _drive(pool, store, status, workers, watch)
+            pool.shutdown()
         except BrokenProcessPool:
             _count_attempts(status, attempts)
-        finally:
             _stop(pool)
+        except BaseException:
+            _stop(pool)
+            raise
     watch(status)
     return status
 
