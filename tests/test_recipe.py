@@ -33,6 +33,8 @@ def test_every_shipped_recipe_reads_and_writes_back_unchanged(path: Path, tmp_pa
         ("name: x\nnoise: {alpha: 5, nsr: 1}", r"noise takes alpha or nsr, got both.*Remove one"),
         ("name: ../x", r"name: string should match pattern"),
         ("train: {}", "name is required"),
+        ("name: x\nname: y", "line 1.*'name' is given twice"),
+        ("name: x\nstudy: {decision: {harm_tolerance: {loss: 1}}}", "harm_tolerance takes tolerances"),
         ("- a", "must hold a mapping"),
         ("a: [", r"line 1.*must be YAML"),
         ("", "must hold a mapping"),

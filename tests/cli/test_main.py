@@ -47,6 +47,24 @@ def test_a_rule_that_nothing_could_satisfy(tmp_path: Path, tiny: dict[str, Any],
     assert "must have a better direction, got 'los'" in message(capsys)
 
 
+def test_a_setting_that_is_an_axis(tmp_path: Path, tiny: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+    assert run(tmp_path, tiny, "--noise.alpha", "15") == 2
+    assert "--noise.alpha is an axis of this study" in message(capsys)
+
+
+def test_training_a_study_without_saying_which_arm(
+    tmp_path: Path, tiny: dict[str, Any], capsys: pytest.CaptureFixture[str]
+):
+    assert run(tmp_path, tiny, verb="train") == 2
+    assert "say how much noise" in message(capsys).lower()
+
+
+def test_an_output_file_that_is_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "result.json").write_text("{}")
+    assert main(["compare", str(tmp_path), str(tmp_path)]) == 1
+    assert "must hold a run's result" in message(capsys)
+
+
 def test_a_missing_recipe(capsys: pytest.CaptureFixture[str]):
     assert main(["study", "none.yaml"]) == 2
     assert "none.yaml: No such file or directory" in message(capsys)

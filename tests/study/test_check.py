@@ -19,6 +19,7 @@ from neftune.study.check import check_run
         ({"evaluate": {"judge": "fact"}}, "Did you mean 'facts'"),
         ({"data": {"source": "x.jsonl"}, "model": {"path": "m"}, "evaluate": {"judge": "facts"}}, "microworld"),
         ({"data": {"source": "x.jsonl"}}, "Name a model with --model.path"),
+        ({"evaluate": {"parts": ["test"]}}, "must have heldout"),
         ({"train": {"batch_size": 10, "micro_batch_size": 4}}, "must be a multiple of"),
     ],
 )

@@ -113,6 +113,12 @@ def test_a_wrong_study_is_refused_with_its_reason(study: dict[str, Any], message
         plan(study)
 
 
+def test_large_and_close_values_keep_names_of_their_own():
+    names = {run.block for run in plan({"blocks": {"data.seed": [20240101, 20240102]}, "seeds": [0]})}
+    assert names == {"world=20240101", "world=20240102"}
+    assert setting_name({"noise.alpha": 5.000001}) == "alpha=5.000001"
+
+
 def test_setting_names_are_short_and_exact():
     assert setting_name({"noise.nsr": 0.3, "train.epochs": 2.0}) == "nsr=0.3, epochs=2"
     assert setting_name({}) == ""
