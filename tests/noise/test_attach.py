@@ -250,7 +250,7 @@ class TestRefusals:
     """A configured noise that does not reach the model is an error, and says what to do."""
 
     def test_no_embedding(self):
-        with pytest.raises(NoiseError, match=r"the noise needs a token embedding.*Linear gives nothing.*Define"):
+        with pytest.raises(NoiseError, match=r"the noise needs a token embedding.*Linear gives nothing.*define"):
             neftune.attach(nn.Linear(2, 2))
 
     def test_second_attach(self):

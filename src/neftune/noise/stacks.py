@@ -1,15 +1,18 @@
-"""Where a model embeds its tokens: one stack for a decoder, two for an encoder-decoder."""
+"""Where a model embeds its tokens: one stack for a decoder, two for an encoder-decoder, or what the caller names."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from torch import Tensor, nn
+from torch import nn
 
 from neftune.errors import NoiseError
 from neftune.noise.hashing import GOLDEN
+from neftune.noise.tables import Embeddings, embedding_multiplier, input_embedding, named_embeddings, unwrapped
 
 Role = Literal["only", "encoder", "decoder"]
+
+_PLACEHOLDERS = tuple(f"{kind}_token_{end}" for kind in ("image", "video", "audio") for end in ("id", "index"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,8 +24,11 @@ class Stack:
         embedding: The module that turns token ids into vectors when this stack runs.
         role: Which stack it is.
         multiplier: m, what the embedding module multiplies its table with before it returns; 1 for most.
-        pad_id: The id that pads a decoder's input, if the model's config names one.
+        pad_id: The id that pads, if the model's config (or, without one, the table's padding_idx) names it.
         eos_ids: The ids that end a sequence, as the model's config names them.
+        placeholder_ids: The ids in whose places a model puts features of images, videos or sound.
+        pad_is_padding: Whether ``pad_id`` alone marks padding, as a table's padding_idx does in a model without config.
+        stream: Number of this stack's stream of noise.
     """
 
     module: nn.Module
@@ -31,24 +37,50 @@ class Stack:
     multiplier: float
     pad_id: int | None = None
     eos_ids: tuple[int, ...] = ()
+    placeholder_ids: tuple[int, ...] = ()
+    pad_is_padding: bool = False
+    stream: int = 0
 
     def seed(self, seed: int) -> int:
         """This stack's stream of noise: a decoder's is independent of its encoder's, even on equal tokens."""
-        return seed + GOLDEN if self.role == "decoder" else seed
+        return seed + self.stream * GOLDEN
 
 
-def find_stacks(model: nn.Module) -> tuple[Stack, ...]:
+def find_stacks(model: nn.Module, embeddings: Embeddings | None = None) -> tuple[Stack, ...]:
     """The stacks of a model, the input side first.
 
+    Args:
+        model: The model, wrapped (PEFT, data parallel) or not.
+        embeddings: The token embeddings, where ``get_input_embeddings()`` does not give them: modules of the model,
+            their dotted names, or several of them.
+
     Raises:
-        NoiseError: The model has no token embedding that can be found.
+        NoiseError: The model has no token embedding that can be found, or holds none under a given name.
     """
-    inner = _unwrap(model)
-    config: Any = getattr(inner, "config", None)
+    inner = unwrapped(model)
+    if embeddings is None:
+        return _own_stacks(inner)
+    try:
+        own = _own_stacks(inner)
+    except NoiseError:
+        own = ()
+    found: list[Stack] = []
+    for i, embedding in enumerate(named_embeddings(model, embeddings)):
+        stacks = [stack for stack in own if stack.embedding is embedding]
+        found += stacks or [_stack(inner, inner, embedding, role="only", stream=i)]
+    return tuple(found)
+
+
+def _own_stacks(model: nn.Module) -> tuple[Stack, ...]:
+    config: Any = getattr(model, "config", None)
     if not getattr(config, "is_encoder_decoder", False):
-        return (_stack(inner, inner, "only"),)
-    encoder, decoder = _part(inner, "encoder"), _part(inner, "decoder")
-    return (_stack(inner, encoder, "encoder"), _stack(inner, decoder, "decoder"))
+        return (_stack(model, model, _embedding(model), role="only"),)
+    encoder, decoder = _part(model, "encoder"), _part(model, "decoder")
+    second = _stack(model, decoder, _embedding(decoder), role="decoder", stream=1)
+    # Encoders of sound and images embed no tokens, and say so.
+    if input_embedding(encoder) is None and getattr(encoder, "main_input_name", "input_ids") != "input_ids":
+        return (second,)
+    return (_stack(model, encoder, _embedding(encoder), role="encoder"), second)
 
 
 def ancestors(model: nn.Module, stacks: tuple[Stack, ...]) -> dict[nn.Module, frozenset[Stack]]:
@@ -77,13 +109,6 @@ def _path_modules(model: nn.Module, path: str) -> Iterator[nn.Module]:
         yield model.get_submodule(".".join(names[:depth]))
 
 
-def _unwrap(model: nn.Module) -> nn.Module:
-    """The model inside wrappers that keep it as ``module`` (data parallel ones)."""
-    while not hasattr(model, "get_input_embeddings") and isinstance(getattr(model, "module", None), nn.Module):
-        model = model.module  # pyright: ignore[reportAssignmentType]
-    return model
-
-
 def _part(model: nn.Module, name: Literal["encoder", "decoder"]) -> nn.Module:
     getter: Any = getattr(model, f"get_{name}", None)
     part = getter() if callable(getter) else None
@@ -95,41 +120,45 @@ def _part(model: nn.Module, name: Literal["encoder", "decoder"]) -> nn.Module:
     return part
 
 
-def _stack(model: nn.Module, module: nn.Module, role: Role) -> Stack:
-    embedding = _input_embedding(module)
+def _stack(model: nn.Module, module: nn.Module, embedding: nn.Module, *, role: Role, stream: int = 0) -> Stack:
     config: Any = getattr(model, "config", None)
-    eos = getattr(config, "eos_token_id", None)
+    eos: Any = _configured(config, "eos_token_id")
+    pad: Any = _configured(config, "pad_token_id")
+    padding_idx: Any = getattr(embedding, "padding_idx", None)
+    placeholders: Iterator[Any] = (getattr(config, name, None) for name in _PLACEHOLDERS)
     return Stack(
         module=module,
         embedding=embedding,
         role=role,
         multiplier=embedding_multiplier(embedding),
-        pad_id=getattr(config, "pad_token_id", None),
-        eos_ids=() if eos is None else tuple(eos) if isinstance(eos, list | tuple) else (eos,),  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        pad_id=padding_idx if config is None else pad,
+        eos_ids=() if eos is None else tuple(cast(list[int], eos)) if isinstance(eos, list | tuple) else (eos,),
+        placeholder_ids=tuple(dict.fromkeys(token for token in placeholders if isinstance(token, int))),
+        pad_is_padding=config is None and padding_idx is not None,
+        stream=stream,
     )
 
 
-def _input_embedding(module: nn.Module) -> nn.Module:
-    getter: Any = getattr(module, "get_input_embeddings", None)
-    try:
-        embedding = getter() if callable(getter) else None
-    except (NotImplementedError, AttributeError):
-        embedding = None
-    weight: Any = getattr(embedding, "weight", None)
-    if not isinstance(embedding, nn.Module) or not isinstance(weight, Tensor) or weight.ndim != 2:
+def _configured(config: object, name: str) -> object:
+    """A config's value, or that of the text model's config inside it."""
+    value = getattr(config, name, None)
+    return getattr(getattr(config, "text_config", None), name, None) if value is None else value
+
+
+def _embedding(module: nn.Module) -> nn.Module:
+    embedding = input_embedding(module)
+    if embedding is None:
         raise NoiseError(
-            f"the noise needs a token embedding, which get_input_embeddings() gives; {type(module).__name__} "
-            f"gives {'nothing' if embedding is None else type(embedding).__name__}. "
-            "Define get_input_embeddings() on the model, or perturb the embeddings yourself (neftune.perturb)."
+            "the noise needs a token embedding, which get_input_embeddings() gives as a module with a 2-D weight; "
+            f"{type(module).__name__} gives {_given(module)}. Name the embedding (embeddings=), define "
+            "get_input_embeddings() on the model, or perturb the embeddings yourself (neftune.perturb)."
         )
     return embedding
 
 
-def embedding_multiplier(embedding: nn.Module) -> float:
-    """m: the factor that the embedding module applies to its table's rows (Gemma's and BART's ``embed_scale``)."""
-    for module in embedding.modules():
-        scale: Any = getattr(module, "scalar_embed_scale", None)
-        scale = getattr(module, "embed_scale", None) if scale is None else scale
-        if scale is not None:
-            return float(scale)
-    return 1.0
+def _given(module: nn.Module) -> str:
+    getter: Any = getattr(module, "get_input_embeddings", None)
+    try:
+        return type(getter()).__name__ if callable(getter) else "nothing"
+    except (NotImplementedError, AttributeError):
+        return "nothing"
