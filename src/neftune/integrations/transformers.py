@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from neftune.errors import ConfigError, NoiseError
 from neftune.noise.attach import NoiseHandle
 from neftune.noise.meter import Meter, Totals
+from neftune.noise.parallel import summed_over_ranks
 from neftune.noise.settings import Match, NoiseSettings
 from neftune.records import RealisedNoise
 
@@ -44,6 +46,7 @@ class NoiseCallback(TrainerCallback):
         self._handle: NoiseHandle | None = None
         self._epoch = -1
         self._num_steps = 0
+        self._num_replicas = 1
         self._logged = Totals()
         self._resumed: dict[str, Any] = {}
 
@@ -82,6 +85,7 @@ class NoiseCallback(TrainerCallback):
         self.detach()
         training = _Training()
         training.put_first(self)
+        self._num_replicas = training.num_replicas()
         self._handle = NoiseHandle(_model(kwargs), self.settings, is_alive=training.is_running)
         if self._resumed:
             self._handle.meter.restore(self._resumed)
@@ -115,6 +119,7 @@ class NoiseCallback(TrainerCallback):
             return
         totals = self._handle.meter.totals()
         recent, self._logged = totals.since(self._logged), totals
+        recent, totals = (self._over_ranks(part, args.device) for part in (recent, totals))
         if not recent.num_documents:
             return
         values = {
@@ -125,6 +130,11 @@ class NoiseCallback(TrainerCallback):
         }
         logs.update(values)
         state.log_history[-1].update(values)
+
+    def _over_ranks(self, totals: Totals, device: torch.device) -> Totals:
+        """The whole batch's totals; every rank logs at the same steps."""
+        sums = summed_over_ranks([getattr(totals, name) for name in Totals.__slots__], device)
+        return Totals(*(value / self._num_replicas for value in sums))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -144,6 +154,8 @@ class _Training:
     """The ``train()`` call that is beginning now, as the stack of Python frames shows it."""
 
     def __init__(self) -> None:
+        self._frame: FrameType | None
+        self._trainer: Any
         self._frame, self._trainer = _trainer_frame()
         self._thread = threading.get_ident()
 
@@ -157,6 +169,10 @@ class _Training:
                 return True
             frame = frame.f_back
         return False
+
+    def num_replicas(self) -> int:
+        """How many ranks noise the very same tokens: those of one tensor-parallel group."""
+        return self._trainer.get_tp_size() if hasattr(self._trainer, "get_tp_size") else 1
 
     def put_first(self, callback: TrainerCallback) -> None:
         """Let a callback hear of logs before the trackers do, which otherwise come first."""

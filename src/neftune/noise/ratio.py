@@ -61,6 +61,12 @@ def _ratio_per_alpha(model: nn.Module, length: float, distribution: str, match: 
         )
     unit_norm = NoiseSettings(1.0, distribution, match).unit_norm
     embedding: Any = find_stacks(model)[0].embedding
+    if embedding.weight.ndim != 2:
+        raise NoiseError(
+            "the ratio needs the whole embedding table, 2-D; got a weight of shape "
+            f"{list(embedding.weight.shape)}, as FSDP1 and ZeRO-3 leave it between forwards. Ask before wrapping, or "
+            "inside FullyShardedDataParallel.summon_full_params or deepspeed.zero.GatheredParameters."
+        )
     rms = float(embedding.weight.detach().to(torch.float64).square().mean().sqrt())
     if not _is_positive(rms):
         raise NoiseError(
