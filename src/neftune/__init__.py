@@ -14,19 +14,32 @@ from neftune._version import __version__
 if TYPE_CHECKING:
     from neftune.integrations.transformers import NoiseCallback
     from neftune.noise.attach import NoiseHandle, attach
+    from neftune.noise.audit import Audit, audit
     from neftune.noise.perturb import perturb
     from neftune.noise.ratio import alpha_for, noise_to_signal
 
 _HOMES = {
+    "Audit": "neftune.noise.audit",
     "NoiseCallback": "neftune.integrations.transformers",
     "NoiseHandle": "neftune.noise.attach",
     "alpha_for": "neftune.noise.ratio",
     "attach": "neftune.noise.attach",
+    "audit": "neftune.noise.audit",
     "noise_to_signal": "neftune.noise.ratio",
     "perturb": "neftune.noise.perturb",
 }
 
-__all__ = ["NoiseCallback", "NoiseHandle", "__version__", "alpha_for", "attach", "noise_to_signal", "perturb"]
+__all__ = [
+    "Audit",
+    "NoiseCallback",
+    "NoiseHandle",
+    "__version__",
+    "alpha_for",
+    "attach",
+    "audit",
+    "noise_to_signal",
+    "perturb",
+]
 
 
 def __getattr__(name: str) -> object:

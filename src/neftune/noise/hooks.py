@@ -12,7 +12,7 @@ class Hook:
 
     Args:
         function: What torch calls, with the arguments of the kind of hook it is registered as.
-        owner: Whose hook it is.
+        owner: Whose noise it adds; None for hooks that only watch.
     """
 
     __slots__ = ("_function", "owner")
@@ -34,6 +34,6 @@ class Hook:
 
 
 def hook_owner(module: nn.Module) -> object | None:
-    """Whose forward hook of this package a module carries; None without one."""
+    """Whose noise a module carries; None without any."""
     hooks: Any = vars(module)["_forward_hooks"]
-    return next((hook.owner for hook in hooks.values() if isinstance(hook, Hook)), None)
+    return next((hook.owner for hook in hooks.values() if isinstance(hook, Hook) and hook.owner is not None), None)
