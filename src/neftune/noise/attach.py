@@ -140,7 +140,7 @@ class NoiseHandle:
             removables.append(module.register_forward_hook(leave, with_kwargs=True, always_call=True))
         for embedding in dict.fromkeys(stack.embedding for stack in self._stacks):
             noise = Hook(partial(self._noise, embedding), owner=self)
-            removables.append(embedding.register_forward_hook(noise))
+            removables.append(embedding.register_forward_hook(noise, with_kwargs=True))
         return removables
 
     def _enter(
@@ -179,7 +179,9 @@ class NoiseHandle:
     def _trains(self, module: nn.Module) -> bool:
         return module.training and not self._num_pauses and gradients_wanted() and self.is_on()
 
-    def _noise(self, embedding: nn.Module, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+    def _noise(
+        self, embedding: nn.Module, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> Tensor | None:
         if not self._trains(module):
             return None
         _refuse_transformers(module)
@@ -190,11 +192,18 @@ class NoiseHandle:
                 "neftune.perturb."
             )
         stack = self._running_stack(embedding)
+        input_ids = (*args, *kwargs.values())[0]
+        # A single id is how models look for placeholders in embeddings that were given to them.
+        if input_ids.ndim == 0 or not self._calls.is_text(stack):
+            return None
         forward = self._calls.open[0].forward
         forward.reached.add(stack)
         if forward.draw is None:
             forward.draw = new_draw(self.alpha) if self._epoch is None else self._epoch
-        return self._add(stack, args[0], output, forward.draw)
+        _check_ids(input_ids, output)
+        rows = input_ids if input_ids.ndim == 2 else input_ids[None]
+        ids = self._calls.text_ids(stack, rows)
+        return self._add(stack, ids, output.view(*ids.shape, -1), forward.draw).view_as(output)
 
     def _running_stack(self, embedding: nn.Module) -> Stack:
         candidates = [stack for stack in self._stacks if stack.embedding is embedding]
@@ -211,6 +220,18 @@ class NoiseHandle:
         if not in_backward():
             self.meter.record(noise, output, layout, unit_norm=settings.unit_norm * stack.multiplier)
         return add_noise(output, noise)
+
+
+def _check_ids(input_ids: Tensor, output: object) -> None:
+    is_ids = input_ids.ndim in (1, 2) and not input_ids.is_floating_point()
+    fits = isinstance(output, Tensor) and output.is_floating_point() and output.shape[:-1] == input_ids.shape
+    if not is_ids or not fits:
+        got = f"{output.dtype} of shape {list(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+        raise NoiseError(
+            "a token embedding must turn ids of shape (rows, positions) or (positions,) into one vector each, got "
+            f"{input_ids.dtype} of shape {list(input_ids.shape)} turned into {got}. Name the embedding that does "
+            "(embeddings=), or perturb the embeddings yourself (neftune.perturb)."
+        )
 
 
 def _refuse_transformers(embedding: nn.Module) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from neftune.errors import NoiseError
-from neftune.noise.documents import Layout, read_layout
+from neftune.noise.documents import Layout, read_layout, sections
 from neftune.noise.phases import in_backward
 from neftune.noise.stacks import Stack
 
@@ -21,6 +21,7 @@ DOCUMENT_KEYS = "document_keys"
 
 _BOUNDARIES = ("cu_seq_lens_q", "cu_seqlens", "cu_seq_lens", "cu_seqlens_q")
 _IGNORED_LABEL = -100
+_MROPE_AXES = 3
 
 
 @dataclass(slots=True)
@@ -40,6 +41,7 @@ class Call:
     given: Mapping[str, Any]
     is_encoder_decoder: bool
     forward: Forward
+    embedded: set[Stack] = field(default_factory=set[Stack])
 
 
 class Calls(threading.local):
@@ -107,16 +109,37 @@ class Calls(threading.local):
                 return call.given[local]
         return None
 
-    def find_readable(self, name: str, stack: Stack) -> Any:
-        """Like `find`, but takes the nearest 2-D tensor where models turn it into something else on the way in."""
+    def find_readable(self, name: str, stack: Stack, width: int) -> Any:
+        """Like `find`, but takes the nearest 2-D tensor where models turn it into something else on the way in.
+
+        Of several, the nearest as wide as the tokens: virtual tokens in front of them make a mask wider further in.
+        """
         value = self.find(name, stack)
-        if value is None or _is_rows(value):
-            return value
+        if value is None:
+            return None
+        found: list[Tensor] = []
         for call in reversed(self.open):
             local = f"decoder_{name}" if stack.role == "decoder" and call.is_encoder_decoder else name
-            if _is_rows(call.given.get(local)):
-                return call.given[local]
-        return value
+            rows = as_rows(call.given.get(local))
+            if rows is not None:
+                found.append(rows)
+        fitting = [rows for rows in found if rows.shape[1] == width]
+        return (fitting or found or [value])[0]
+
+    def is_text(self, stack: Stack) -> bool:
+        """Whether the ids that a stack's table is looked up with are the text; notes that they were.
+
+        Transformers' models look up token types, padding and the codes of images in the same table after the text.
+        """
+        call = self.open[-1]
+        is_first = stack not in call.embedded
+        call.embedded.add(stack)
+        return is_first or not stack.text_comes_first
+
+    def text_ids(self, stack: Stack, input_ids: Tensor) -> Tensor:
+        """The ids as the model was given them: some put another id into the places of images before they embed."""
+        given = self.anywhere("input_ids") if stack.placeholder_ids else None
+        return given if isinstance(given, Tensor) and given.shape == input_ids.shape else input_ids
 
 
 def positional_parameters(module: nn.Module) -> tuple[str, ...]:
@@ -131,11 +154,13 @@ def layout_of(calls: Calls, stack: Stack, input_ids: Tensor) -> Layout:
     Raises:
         NoiseError: What the model was called with does not say where its documents are.
     """
-    _refuse_past(calls.anywhere("past_key_values"))
-    mask = calls.find_readable("attention_mask", stack)
-    positions = calls.find_readable("position_ids", stack)
+    # A cache that comes from further in holds virtual tokens (prefix tuning).
+    _refuse_past(calls.open[0].given.get("past_key_values"))
+    width = input_ids.shape[1]
+    mask = calls.find_readable("attention_mask", stack, width)
+    positions = calls.find_readable("position_ids", stack, width)
     boundaries = next((b for name in _BOUNDARIES if (b := calls.find(name, stack)) is not None), None)
-    if mask is not None and not _is_rows(mask):
+    if mask is not None and as_rows(mask) is None:
         if positions is None and boundaries is None:
             raise NoiseError(
                 "attention_mask must be 2-D, or position_ids must say where documents begin; got a mask of "
@@ -144,9 +169,17 @@ def layout_of(calls: Calls, stack: Stack, input_ids: Tensor) -> Layout:
             )
         mask = None
     sequences = calls.find("seq_idx", stack) if boundaries is None and positions is None else None
+    placeholders = _placeholders(stack, input_ids)
+    if isinstance(positions, Tensor) and positions.ndim == 3:
+        # Four rows are the position in the row, time, height and width.
+        is_plain = positions.shape[0] != _MROPE_AXES
+        sequences = None if is_plain else sections(positions, placeholders)
+        positions = positions[0] if is_plain else None
     if all(given is None for given in (mask, boundaries, positions, sequences)):
         if stack.role == "decoder":
             mask = _decoder_mask(calls, stack, input_ids)
+        elif stack.pad_is_padding:
+            mask = input_ids != stack.pad_id
         else:
             _refuse_unmarked_padding(calls, stack, input_ids)
     return read_layout(
@@ -156,7 +189,17 @@ def layout_of(calls: Calls, stack: Stack, input_ids: Tensor) -> Layout:
         position_ids=positions,
         cu_seqlens=boundaries,
         seq_idx=sequences,
+        placeholders=placeholders,
     )
+
+
+def _placeholders(stack: Stack, input_ids: Tensor) -> Tensor | None:
+    if not stack.placeholder_ids:
+        return None
+    places = torch.zeros_like(input_ids, dtype=torch.bool)
+    for token in stack.placeholder_ids:
+        places |= input_ids == token
+    return places
 
 
 def _refuse_past(cache: Any) -> None:
@@ -190,8 +233,11 @@ def _refuse_unmarked_padding(calls: Calls, stack: Stack, input_ids: Tensor) -> N
         )
 
 
-def _is_rows(value: object) -> bool:
-    return isinstance(value, Tensor) and value.ndim == 2
+def as_rows(value: object) -> Tensor | None:
+    """A 2-D tensor, or a 1-D one as the only row; None for anything else."""
+    if not isinstance(value, Tensor) or value.ndim not in (1, 2):
+        return None
+    return value if value.ndim == 2 else value[None]
 
 
 def _decoder_mask(calls: Calls, stack: Stack, input_ids: Tensor) -> Tensor:

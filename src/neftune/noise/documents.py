@@ -41,6 +41,7 @@ def read_layout(
     position_ids: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
     seq_idx: Tensor | None = None,
+    placeholders: Tensor | None = None,
 ) -> Layout:
     """Documents as the given tensors describe them; with none of them every row is one document.
 
@@ -54,6 +55,7 @@ def read_layout(
         position_ids: (B, T) or (1, T), restarting with each document.
         cu_seqlens: Boundaries (0, L1, L1 + L2, ...) of the documents of a single row; what follows is padding.
         seq_idx: (B, T) or (1, T), each token's document by number, negative at padding.
+        placeholders: Places of images or sound, bool (B, T): no tokens of a document, though one may begin there.
 
     Raises:
         NoiseError: A tensor has another shape than these, or boundaries (looked at on the CPU alone) are impossible.
@@ -75,7 +77,29 @@ def read_layout(
         real &= numbers >= 0
         start |= _changes(numbers, real)
     start[:, :1] = True
-    return _number(real, start)
+    return _number(real if placeholders is None else real & ~placeholders, start)
+
+
+def sections(position_ids: Tensor, placeholders: Tensor | None) -> Tensor:
+    """Numbers of the documents that positions in time, height and width tell, as ``seq_idx`` takes them.
+
+    In a document the time goes up from one token of text to the next; inside an image it may stand still, but it never
+    falls.
+
+    Args:
+        position_ids: Time, height and width, (3, B, T).
+        placeholders: Places of images and videos, bool (B, T); None for none.
+
+    Returns:
+        int64 (B, T).
+    """
+    time = position_ids[0]
+    starts = torch.zeros_like(time, dtype=torch.bool)
+    starts[:, 1:] = time[:, 1:] <= time[:, :-1]
+    if placeholders is not None:
+        within = placeholders[:, 1:] | placeholders[:, :-1]
+        starts[:, 1:] &= ~within | (time[:, 1:] < time[:, :-1])
+    return starts.cumsum(1)
 
 
 def _changes(numbers: Tensor, real: Tensor) -> Tensor:

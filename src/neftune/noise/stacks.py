@@ -27,6 +27,7 @@ class Stack:
         pad_id: The id that pads, if the model's config (or, without one, the table's padding_idx) names it.
         eos_ids: The ids that end a sequence, as the model's config names them.
         placeholder_ids: The ids in whose places a model puts features of images, videos or sound.
+        text_comes_first: Whether only the first look-up in a call is text, as in transformers' models.
         pad_is_padding: Whether ``pad_id`` alone marks padding, as a table's padding_idx does in a model without config.
         stream: Number of this stack's stream of noise.
     """
@@ -38,6 +39,7 @@ class Stack:
     pad_id: int | None = None
     eos_ids: tuple[int, ...] = ()
     placeholder_ids: tuple[int, ...] = ()
+    text_comes_first: bool = False
     pad_is_padding: bool = False
     stream: int = 0
 
@@ -134,15 +136,16 @@ def _stack(model: nn.Module, module: nn.Module, embedding: nn.Module, *, role: R
         pad_id=padding_idx if config is None else pad,
         eos_ids=() if eos is None else tuple(cast(list[int], eos)) if isinstance(eos, list | tuple) else (eos,),
         placeholder_ids=tuple(dict.fromkeys(token for token in placeholders if isinstance(token, int))),
+        text_comes_first=config is not None,
         pad_is_padding=config is None and padding_idx is not None,
         stream=stream,
     )
 
 
 def _configured(config: object, name: str) -> object:
-    """A config's value, or that of the text model's config inside it."""
-    value = getattr(config, name, None)
-    return getattr(getattr(config, "text_config", None), name, None) if value is None else value
+    """A config's value; that of the text model's config inside it comes first."""
+    value = getattr(getattr(config, "text_config", None), name, None)
+    return getattr(config, name, None) if value is None else value
 
 
 def _embedding(module: nn.Module) -> nn.Module:
