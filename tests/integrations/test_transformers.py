@@ -270,9 +270,16 @@ class TestRefusals:
                 event(args, TrainerState(), control)
 
     def test_two_callbacks(self, tmp_path):
-        trainer = make_trainer(tmp_path, neftune.NoiseCallback(5.0), neftune.NoiseCallback(5.0))
-        with pytest.raises(NoiseError, match=r"has one already.*detach\(\)"):
-            trainer.train()
+        message = r"one noise at a time, the trainer has 2 NoiseCallbacks\. Keep one of them\."
+        noise = neftune.NoiseCallback(5.0)
+        for other in (noise, neftune.NoiseCallback(10.0)):
+            with pytest.raises(ConfigError, match=message):
+                make_trainer(tmp_path, noise, other)
+            trainer = make_trainer(tmp_path, noise)
+            trainer.add_callback(other)
+            with pytest.raises(ConfigError, match=message):
+                trainer.train()
+            assert hook_owner(trainer.model.get_input_embeddings()) is None
 
     def test_attached_by_hand_already(self, tmp_path):
         trainer = make_trainer(tmp_path, neftune.NoiseCallback(5.0))

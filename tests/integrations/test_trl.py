@@ -7,7 +7,10 @@ import torch
 from datasets import Dataset
 
 import neftune
+from neftune.errors import ConfigError
 from tests.tiny import make_checkpoint
+from tests.tiny_trl import make_trainer
+from tests.witness import Witness
 
 NUM_EXAMPLES = 12
 LENGTHS = [5 + (7 * i) % 19 for i in range(NUM_EXAMPLES)]
@@ -92,6 +95,55 @@ def test_packing_noises_each_document_by_its_own_length(checkpoint, tmp_path):
     assert realised.alpha_mean == pytest.approx(20.0, rel=0.03)
     assert realised.alpha_min > 16
     assert trainer.state.log_history[0]["noise_alpha"] == pytest.approx(20.0, rel=0.1)
+
+
+LAYOUTS = {
+    "padded": {},
+    "padded to a multiple": {"pad_to_multiple_of": 16},
+    "padding-free": {"padding_free": True, "max_length": None},
+    "bfd": {"packing": True, "max_length": 40, "per_device_train_batch_size": 2},
+    "bfd, cut": {"packing": True, "max_length": 12, "per_device_train_batch_size": 2},
+    "bfd_split": {"packing": True, "packing_strategy": "bfd_split", "max_length": 12},
+    "answers alone": {"completion_only_loss": True},
+    "cut": {"max_length": 12},
+    "recomputed": {"gradient_checkpointing": True},
+    "recomputed reentrant": {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
+    "accumulated": {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4},
+    "logits": {"loss_type": "dft"},
+    "grouped by length": {"train_sampling_strategy": "group_by_length"},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_noise_is_exact_in_every_layout(checkpoint, tmp_path, layout):
+    noise, witness = neftune.NoiseCallback(20.0), Witness(20.0)
+    make_trainer("SFT", checkpoint, tmp_path, [noise, witness], **LAYOUTS[layout]).train()
+    lengths = [length for seen in witness.noised for length in seen.lengths]
+    assert len(set(lengths)) > 1
+    assert max(lengths) <= (12 if LAYOUTS[layout].get("max_length") == 12 else 18)
+    realised = noise.realised()
+    assert (realised.num_documents, realised.num_tokens) == (len(lengths), sum(lengths))
+
+
+def test_packing_without_boundaries_is_refused(checkpoint, tmp_path):
+    with pytest.raises(ConfigError, match=r"packed rows that say where documents begin.*packing_strategy='wrapped'"):
+        make_trainer(
+            "SFT", checkpoint, tmp_path, [neftune.NoiseCallback(5.0)], packing=True, packing_strategy="wrapped"
+        )
+
+
+def test_evaluation_inside_training_is_clean(checkpoint, tmp_path):
+    from tests.tiny_trl import completions
+
+    noise, witness = neftune.NoiseCallback(20.0), Witness(20.0)
+    options = {"learning_rate": 0.0, "eval_strategy": "steps", "eval_steps": 1}
+    given = {"eval_dataset": Dataset.from_list(completions())}
+    trainer = make_trainer("SFT", checkpoint, tmp_path, [noise, witness], given=given, **options)
+    clean = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    seen = [log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log]
+    assert seen == pytest.approx([clean] * len(seen), abs=1e-6)
+    assert witness.clean
 
 
 def test_mixed_precision(checkpoint, tmp_path):

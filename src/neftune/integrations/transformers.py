@@ -22,6 +22,9 @@ from neftune.records import RealisedNoise
 class NoiseCallback(TrainerCallback):
     """The noise for as long as a trainer trains; each epoch is one exposure.
 
+    Where a trainer passes several times over the completions that it generates (TRL's ``num_iterations`` above 1), each
+    optimiser step is an exposure instead.
+
     It attaches when training begins and detaches when it ends. After an exception inside ``train()`` the noise detaches
     itself at the model's next training forward outside that call, which already runs without it. Training logs get
     ``noise_alpha`` and ``noise_to_embedding`` (realised since the last log), ``noise_documents`` and ``noise_tokens``
@@ -34,8 +37,8 @@ class NoiseCallback(TrainerCallback):
         seed: Chooses the stream of noise.
 
     Raises:
-        ConfigError: A setting is out of range, the training arguments ask for transformers' own noise too, or for
-            packing that keeps no document boundaries (TRL's "wrapped").
+        ConfigError: A setting is out of range, the trainer has two of these callbacks, or the training arguments ask
+            for transformers' own noise too, or for packing that keeps no document boundaries (TRL's "wrapped").
         NoiseError: The noise cannot reach the model, or no document was noised by the end of training.
     """
 
@@ -74,18 +77,20 @@ class NoiseCallback(TrainerCallback):
             self._handle.detach()
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Refuse transformers' own noise, and packing without boundaries, before anything is spent."""
+        """Refuse a second noise, and packing without boundaries, before anything is spent."""
         _refuse_arguments(args)
+        _Training().refuse_second()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Attach, in place of what an earlier training that failed may have left behind."""
         _refuse_arguments(args)
-        self.detach()
         training = _Training()
+        training.refuse_second()
         training.put_first(self)
         self._num_replicas = training.num_replicas()
+        self.detach()
         self._handle = NoiseHandle(_model(kwargs), self.settings, is_alive=training.is_running)
         if self._resumed:
             self._handle.meter.restore(self._resumed)
@@ -101,6 +106,13 @@ class NoiseCallback(TrainerCallback):
         self._epoch = max(self._epoch + 1, math.floor(state.epoch or 0))
         if self._handle is not None:
             self._handle.set_epoch(self._epoch)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Make this step the exposure where one epoch passes several times over the same completions."""
+        if self._handle is not None and getattr(args, "num_iterations", 1) > 1:
+            self._handle.set_epoch(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Count the step."""
@@ -176,10 +188,21 @@ class _Training:
 
     def put_first(self, callback: TrainerCallback) -> None:
         """Let a callback hear of logs before the trackers do, which otherwise come first."""
-        callbacks: list[TrainerCallback] = getattr(getattr(self._trainer, "callback_handler", None), "callbacks", [])
+        callbacks = self._callbacks()
         if callback in callbacks:
             callbacks.remove(callback)
             callbacks.insert(0, callback)
+
+    def refuse_second(self) -> None:
+        """Refuse a trainer that has two callbacks for the noise, or one of them twice."""
+        number = sum(isinstance(callback, NoiseCallback) for callback in self._callbacks())
+        if number > 1:
+            raise ConfigError(
+                f"training takes one noise at a time, the trainer has {number} NoiseCallbacks. Keep one of them."
+            )
+
+    def _callbacks(self) -> list[TrainerCallback]:
+        return getattr(getattr(self._trainer, "callback_handler", None), "callbacks", [])
 
 
 def _trainer_frame() -> tuple[FrameType | None, object]:

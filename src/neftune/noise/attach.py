@@ -134,7 +134,8 @@ class NoiseHandle:
     def _hook(self) -> list[Any]:
         removables: list[Any] = []
         for module, stacks in self._leads_to.items():
-            enter = Hook(partial(self._enter, positional_parameters(module)), owner=self)
+            known = vars(module).get("forward"), positional_parameters(module)
+            enter = Hook(partial(self._enter, known), owner=self)
             leave = Hook(partial(self._leave, stacks), owner=self)
             removables.append(module.register_forward_pre_hook(enter, with_kwargs=True))
             removables.append(module.register_forward_hook(leave, with_kwargs=True, always_call=True))
@@ -144,8 +145,16 @@ class NoiseHandle:
         return removables
 
     def _enter(
-        self, parameters: tuple[str, ...], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        known: tuple[object, tuple[str, ...]],
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        # A trainer may send a method of its own through the model's forward for one call (TRL's DistillationTrainer).
+        forward, parameters = known
+        if vars(module).get("forward") is not forward:
+            parameters = positional_parameters(module)
         # Above this function and `Hook.__call__` lies the frame of torch that calls the module.
         frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
         self._calls.enter(module, parameters, args=args, given=kwargs, frame=frame)
