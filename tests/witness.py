@@ -36,8 +36,8 @@ class Witness(TrainerCallback):
     """Sees the model's embedding in every forward of a training, and fails at the first wrong number.
 
     Where gradients are on in training mode, each document's rows must be its clean rows plus the reference's noise for
-    its own tokens and length, and padding must be clean; in every other forward all of it must be clean. All to the
-    bit. Where documents lie is read here from the mask or from positions that restart at 0.
+    its own tokens and length, rounded once, and padding must be clean; in every other forward all of it must be clean.
+    All to the bit. Where documents lie is read here from the mask or from positions that restart at 0.
 
     Args:
         alpha: The noise that there must be.
@@ -88,10 +88,10 @@ class Witness(TrainerCallback):
     def _embed(self, embedding: torch.nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         ids = args[0]
         # The embedding alone, without hooks: its table's rows.
-        expected = functional.embedding(ids, embedding.weight.detach()).clone()
+        expected = functional.embedding(ids, embedding.weight.detach()).float()
         if self._is_generation():
             self.generations += 1
-            assert torch.equal(output, expected), "generation must be clean"
+            assert torch.equal(output, expected.to(output.dtype)), "generation must be clean"
             return
         trains = embedding.training and torch.is_grad_enabled()
         documents = []
@@ -101,7 +101,7 @@ class Witness(TrainerCallback):
             if trains:
                 expected[places] += reference(document, output.shape[-1], self.alpha, self._draw)
         self.passes.append(Pass(trains, self._draw, tuple(documents)))
-        assert torch.equal(output, expected), f"wrong noise in {self.passes[-1]}"
+        assert torch.equal(output, expected.to(output.dtype)), f"wrong noise in {self.passes[-1]}"
 
     def _is_generation(self) -> bool:
         return not torch.is_grad_enabled() and bool(self._given.get("use_cache"))
