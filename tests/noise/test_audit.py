@@ -13,7 +13,7 @@ from transformers.integrations.neftune import activate_neftune
 import neftune
 from neftune.errors import ConfigError, NoiseError
 from neftune.noise.findings import AuditResult
-from tests.tiny_families import FAMILIES, VOCAB, WIDTH, make, make_batch
+from tests.tiny_families import TYPICAL, VOCAB, WIDTH, make, make_batch
 
 LENGTHS = (4, 8, 20, 60)
 
@@ -116,7 +116,7 @@ def test_noise_is_seen_however_it_is_added():
         assert finding.most == pytest.approx(0.1 * math.sqrt(3 * 60 * 256) / 5, rel=1e-3)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TYPICAL)
 @pytest.mark.parametrize("provider", ["transformers", "neftune", "none"])
 def test_every_family_trains_the_same_bit_for_bit_and_is_read(family, provider):
     def train(*, watched: bool) -> list[torch.Tensor]:

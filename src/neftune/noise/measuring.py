@@ -36,11 +36,11 @@ def documents_of(calls: Calls, stack: Stack, input_ids: Tensor) -> Documents:
     """
     past = _past_length(calls.anywhere("past_key_values"))
     if not past:
-        layout = layout_of(calls, stack, input_ids)
+        layout = layout_of(calls, stack, calls.text_ids(stack, input_ids))
         return Documents(layout, layout.lengths)
     rows, width = input_ids.shape
     layout = read_layout((rows, width), input_ids.device)
-    mask = calls.find_readable("attention_mask", stack)
+    mask = calls.find_readable("attention_mask", stack, past + width)
     is_whole = isinstance(mask, Tensor) and mask.ndim == 2 and tuple(mask.shape) == (rows, past + width)
     whole = mask.count_nonzero(dim=1) if is_whole else torch.full((rows,), past + width, device=input_ids.device)
     return Documents(layout, torch.zeros_like(layout.lengths).index_copy_(0, layout.document[:, 0], whole))
