@@ -12,68 +12,88 @@ from tests.reference import noise_oracle
 NUM_TOKENS, WIDTH = 4000, 512
 
 
-@pytest.fixture(scope="module")
-def words() -> torch.Tensor:
-    return random_words(torch.arange(NUM_TOKENS) * 977, torch.arange(NUM_TOKENS) % 50, width=WIDTH, draw=1)
+def words_for(name: str) -> torch.Tensor:
+    tokens = torch.arange(NUM_TOKENS)
+    return random_words(tokens * 977, tokens % 50, num_blocks=distributions[name].num_blocks(WIDTH), draw=1)
 
 
-EXTREME_WORDS = torch.tensor([-(2**31), 2**31 - 1, 0, -1, 1, 255, 256, -256], dtype=torch.int32)
+def sample(name: str, words: torch.Tensor, width: int = WIDTH) -> torch.Tensor:
+    return distributions[name].sample(words, torch.ones(len(words)), width=width)
+
+
+EXTREME_WORDS = torch.tensor([[-(2**31), 2**31 - 1, 0, -1], [1, 255, 256, -256]], dtype=torch.int32)
 
 
 @pytest.mark.parametrize("name", distributions)
-def test_mean_is_zero_and_std_is_the_declared_one(name, words):
-    values = distributions[name].sample(words).double()
+def test_mean_is_zero_and_std_is_the_declared_one(name):
+    values = sample(name, words_for(name)).double()
+    assert values.shape == (NUM_TOKENS, WIDTH)
     count = values.numel()
     assert values.mean().abs() < 5 * distributions[name].std / count**0.5
-    assert values.std().item() == pytest.approx(distributions[name].std, rel=5 / count**0.5)
+    assert values.square().mean().sqrt().item() == pytest.approx(distributions[name].std, rel=5 / count**0.5)
 
 
 @pytest.mark.parametrize("name", distributions)
-def test_numbers_are_exact_in_float32_and_the_same_every_time(name, words):
+def test_numbers_are_exact_in_float32_and_the_same_every_time(name):
     entry = distributions[name]
-    for some in (words, EXTREME_WORDS):
-        integers = entry.integers(some)
-        assert not integers.is_floating_point()
-        assert integers.abs().max() <= 2**24
-        assert torch.equal(entry.sample(some), integers.double().mul(2.0**-entry.fraction_bits).float())
-        assert torch.equal(entry.sample(some), entry.sample(some.clone()))
-        assert entry.sample(some).dtype == torch.float32
-    assert torch.equal(entry.sample(words)[:7], entry.sample(words[:7])), "a number depends on its own word alone"
+    for words in (words_for(name), EXTREME_WORDS):
+        numbers = entry.numbers(words)
+        assert numbers.dtype == torch.float32
+        assert (numbers * 2).frac().abs().max() == 0, "whole or half numbers: exact"
+        assert numbers.abs().max() <= 2**24
+        width = words.shape[1] * (32 // entry.bits)
+        assert torch.equal(sample(name, words, width), sample(name, words.clone(), width))
+        if not entry.on_sphere:
+            exact = numbers.double().mul(2.0**-entry.fraction_bits).float()
+            assert torch.equal(sample(name, words, width), exact)
+    words = words_for(name)
+    assert torch.equal(sample(name, words)[:7], sample(name, words[:7])), "numbers depend on their own token alone"
 
 
 @pytest.mark.parametrize("name", distributions)
-def test_rms_matching_brings_all_to_the_uniforms_rms(name, words):
+def test_rms_matching_brings_all_to_the_uniforms_rms(name):
     entry = distributions[name]
-    matched = entry.sample(words).double() * entry.unit("rms")
+    matched = sample(name, words_for(name)).double() * entry.unit("rms")
     assert matched.square().mean().sqrt().item() == pytest.approx(UNIFORM_STD, rel=0.005)
     assert entry.unit("paper") == 1.0
     assert NoiseSettings(1.0, name).unit_norm == pytest.approx(UNIFORM_STD)
     assert NoiseSettings(1.0, name, "paper").unit_norm == entry.std
 
 
-def test_uniform_is_exactly_within_its_bounds(words):
-    extreme = distributions["uniform"].sample(EXTREME_WORDS)
-    assert extreme.min() == -1.0
-    assert extreme.max() == 1.0 - 2.0**-23
-    values = distributions["uniform"].sample(words)
-    assert values.min() >= -1
-    assert values.max() < 1
+def test_uniform_is_exactly_within_its_bounds_and_its_mean_exactly_zero():
+    halves = torch.arange(-(2**15), 2**15, dtype=torch.int16)
+    every = sample("uniform", halves.view(torch.int32)[None], 2**16).double()
+    assert every.min() == -1 + 2.0**-16
+    assert every.max() == 1 - 2.0**-16
+    assert every.sum() == 0
+    assert every.unique().numel() == 2**16
+    values = sample("uniform", words_for("uniform"))
     counts = torch.histc(values.double(), bins=64, min=-1, max=1)
     expected = values.numel() / 64
     assert ((counts - expected).square() / expected).sum() < 120, "chi-squared, 63 degrees, p about 1e-5"
 
 
-def test_gaussian_is_the_normal_quantile_of_its_word(words):
-    some = torch.cat((words.flatten()[:3000], EXTREME_WORDS))
-    got = distributions["gaussian"].sample(some).tolist()
+def test_gaussian_is_the_normal_quantile_of_its_word():
+    some = torch.cat((words_for("gaussian").flatten()[:3000], EXTREME_WORDS.flatten()))
+    got = sample("gaussian", some[None], len(some))[0].tolist()
     assert got == pytest.approx([noise_oracle.gaussian(word % 2**32) for word in some.tolist()], abs=1e-5)
-    signs = distributions["gaussian"].integers(torch.tensor([5, 5 - 2**31], dtype=torch.int32))
+    signs = distributions["gaussian"].numbers(torch.tensor([5, 5 - 2**31], dtype=torch.int32))
     assert signs[0] == -signs[1], "exactly symmetric"
+
+
+def test_bernoulli_takes_two_values_alone():
+    assert sample("bernoulli", words_for("bernoulli")).unique().tolist() == [-1.0, 1.0]
+
+
+def test_sphere_gives_every_token_the_same_norm_and_every_channel_the_same_rms():
+    values = sample("sphere", words_for("sphere")).double()
+    assert values.norm(dim=1).tolist() == pytest.approx([WIDTH**0.5] * NUM_TOKENS, rel=1e-6)
+    assert (values.square().mean(dim=0).sqrt() - 1).abs().max() < 0.06
 
 
 def test_wrong_names_are_refused_with_the_nearest_right_one():
     with pytest.raises(
-        UnknownNameError, match="distribution must be one of gaussian, uniform; got 'uniformm'"
+        UnknownNameError, match="distribution must be one of bernoulli, gaussian, sphere, uniform; got 'uniformm'"
     ) as caught:
         NoiseSettings(1.0, "uniformm")
     assert "Did you mean 'uniform'?" in str(caught.value)

@@ -134,7 +134,7 @@ def test_gradients_reach_the_table_through_the_clean_path(family, dtype):
     model, batch = without_dropout(make(family)).to(dtype), make_batch()
     table = model.get_decoder().embed_tokens if family == "bart" else model.get_input_embeddings()
     seen = {}
-    table.register_forward_hook(lambda _module, _args, output: seen.update(clean=output))
+    table.register_forward_hook(lambda _module, _args, output: seen.update(clean=output.clone()))
     with neftune.attach(model, 5.0):
         noisy = {}
         table.register_forward_hook(lambda _module, _args, output: noisy.update(noisy=output))

@@ -298,7 +298,7 @@ class TestRefusals:
         model = make("llama")
         with neftune.attach(model, 5.0):
             model.set_input_embeddings(nn.Embedding(VOCAB, WIDTH))
-            with pytest.raises(NoiseError, match=r"noise of alpha=5\.0 must reach LlamaForCausalLM"):
+            with pytest.raises(NoiseError, match="the noise must reach LlamaForCausalLM"):
                 model(**make_batch())
 
     def test_embedding_alone_in_eval_mode(self):

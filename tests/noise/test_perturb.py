@@ -2,9 +2,10 @@ import pytest
 import torch
 
 import neftune
-import neftune.noise.perturb as perturb_module
+import neftune.noise.add as add_module
 import neftune.noise.philox as philox_module
-from neftune.errors import ConfigError, NoiseError
+import neftune.noise.tokens as tokens_module
+from neftune.noise.distributions import distributions
 from tests.reference import noise_oracle
 
 
@@ -101,61 +102,48 @@ def test_gradient_passes_unchanged():
     assert torch.equal(embeddings.grad, weights)
 
 
-@pytest.mark.parametrize("distribution", ["uniform", "gaussian"])
+@pytest.mark.parametrize("distribution", distributions)
 def test_what_runs_on_other_devices_gives_the_same_bits(monkeypatch, distribution):
     """There, padding is computed and multiplied with 0, and the words come from plain torch arithmetic."""
     mask = (torch.arange(9) < torch.tensor([[9], [0], [4], [1]])).long()
     embeddings, ids = torch.randn(4, 9, 10), torch.randint(0, 99, (4, 9))
     given = {"attention_mask": mask, "input_ids": ids, "draw": 7, "distribution": distribution}
     here = neftune.perturb(embeddings, 5.0, **given)
-    monkeypatch.setattr(perturb_module, "_without_padding", lambda real: None)
-    monkeypatch.setattr(philox_module, "_words_numpy", philox_module._words_torch)
+    monkeypatch.setattr(add_module, "_parts", lambda noise: [slice(0, 20), slice(20, 36)])
+    monkeypatch.setattr(
+        tokens_module,
+        "random_words",
+        lambda keys, positions, num_blocks, draw: philox_module._words_torch(keys, positions, num_blocks, draw),
+    )
     there = neftune.perturb(embeddings, 5.0, **given)
     assert torch.equal(here, there)
     assert torch.equal(there[mask == 0], embeddings[mask == 0])
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, torch sees none")
-def test_a_gpu_gives_the_same_bits():
-    mask = (torch.arange(300) < torch.tensor([[300], [40]])).long()
-    embeddings, ids = torch.randn(2, 300, 130), torch.randint(0, 99, (2, 300))
-    for distribution in ("uniform", "gaussian"):
-        given = {"draw": 7, "distribution": distribution}
-        here = neftune.perturb(embeddings, 5.0, attention_mask=mask, input_ids=ids, **given)
-        there = neftune.perturb(embeddings.cuda(), 5.0, attention_mask=mask.cuda(), input_ids=ids.cuda(), **given)
-        assert torch.equal(here, there.cpu())
+def test_chosen_tokens_get_what_they_get_when_all_are_noised_and_the_others_nothing():
+    embeddings, ids = torch.randn(2, 6, 8), torch.randint(0, 99, (2, 6))
+    chosen = torch.tensor([[1, 1, 0, 0, 1, 1], [0, 0, 0, 0, 0, 0]])
+    some = neftune.perturb(embeddings, 5.0, input_ids=ids, chosen=chosen, draw=0)
+    everything = neftune.perturb(embeddings, 5.0, input_ids=ids, draw=0)
+    assert torch.equal(some, torch.where(chosen[..., None] == 1, everything, embeddings))
 
 
-@pytest.mark.parametrize("alpha", [-5, -0.1, float("nan"), float("inf"), "5", True, None])
-def test_bad_alphas_are_refused(alpha):
-    with pytest.raises(ConfigError) as caught:
-        neftune.perturb(torch.zeros(1, 2, 4), alpha)
-    assert str(caught.value) == (
-        f"noise alpha must be a finite number >= 0, got {alpha!r}. Use alpha=0 for the no-noise baseline; "
-        "the paper uses 5, 10 and 15."
-    )
+def test_bernoulli_noise_comes_in_mirrored_pairs_of_draws():
+    zeros, ids = torch.zeros(1, 4, 64), torch.tensor([[1, 2, 3, 4]])
+    noise = [neftune.perturb(zeros, 5.0, input_ids=ids, draw=draw, distribution="bernoulli") for draw in range(4)]
+    assert torch.equal(noise[0], -noise[1])
+    assert torch.equal(noise[2], -noise[3])
+    assert not torch.equal(noise[0].abs(), noise[0])
+    assert 0.3 < (noise[0] == noise[2]).double().mean() < 0.7
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (
-            {"embeddings": torch.zeros(2, 3, dtype=torch.long)},
-            "got torch.int64 of shape [2, 3]. Perturb the embeddings",
-        ),
-        ({"embeddings": torch.zeros(4)}, "embeddings must be floating point of shape"),
-        ({"input_ids": torch.zeros(2, 9, dtype=torch.long)}, "input_ids must have the shape of the tokens, [2, 3]"),
-        ({"document_keys": torch.zeros(5, dtype=torch.long)}, "document_keys must be integers, one per row [2]"),
-        ({"document_keys": torch.zeros(2)}, "In packed rows give one per token"),
-    ],
-)
-def test_wrong_tensors_are_refused(arguments, words):
-    with pytest.raises(NoiseError) as caught:
-        neftune.perturb(**{"embeddings": torch.zeros(2, 3, 4), "alpha": 5.0, **arguments})
-    assert words in str(caught.value)
+def test_every_token_of_the_sphere_has_the_same_norm():
+    noise = neftune.perturb(torch.zeros(1, 50, 40), 5.0, distribution="sphere", draw=0)
+    assert noise[0].norm(dim=1).tolist() == pytest.approx([5 / 3**0.5 / 50**0.5] * 50, rel=1e-5)
 
 
-def test_seed_must_be_a_whole_number():
-    with pytest.raises(ConfigError, match=r"noise seed must be an integer, got 1\.5"):
-        neftune.perturb(torch.zeros(1, 2, 4), 5.0, seed=1.5)  # pyright: ignore[reportArgumentType]
+def test_the_embeddings_given_are_left_alone():
+    embeddings = torch.randn(2, 3, 4)
+    before = embeddings.clone()
+    neftune.perturb(embeddings, 5.0)
+    assert torch.equal(embeddings, before)

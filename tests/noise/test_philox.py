@@ -1,6 +1,9 @@
+import sys
+
+import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neftune.noise import philox as module
@@ -32,35 +35,43 @@ def test_equals_python_integers(counter, key):
     assert tuple(int(word) for word in got) == noise_oracle.philox(counter, key)
 
 
-@settings(deadline=None)
-@given(st.integers(0, 40), st.integers(1, 70), st.integers(0, 2**64 - 1), st.integers(0, 2**32))
-def test_fast_path_equals_the_oracle_bit_for_bit(num_tokens, width, draw, seed):
+def fill_compiled():
+    return pytest.importorskip("neftune.noise.compiled", reason="needs numba").fill
+
+
+@pytest.mark.parametrize("fill", [module.fill_numpy, "compiled"])
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 40), st.integers(1, 40), st.integers(0, 2**64 - 1), st.integers(0, 2**32))
+def test_fast_paths_equal_the_oracle_bit_for_bit(fill, num_tokens, num_blocks, draw, seed):
     generator = torch.Generator().manual_seed(seed)
     keys = torch.randint(-(2**63), 2**63 - 1, (num_tokens,), generator=generator)
     positions = torch.randint(0, 2**32, (num_tokens,), generator=generator)
-    blocks = -(-width // 4)
-    fast = module._words_numpy(keys, positions, blocks, draw)
-    assert torch.equal(fast, module._words_torch(keys, positions, blocks, draw))
-    assert torch.equal(random_words(keys, positions, width=width, draw=draw), fast[:, :width])
+    words = np.zeros((num_tokens, 4, num_blocks), np.uint32)
+    (fill_compiled() if fill == "compiled" else fill)(
+        keys.numpy().view(np.uint64), positions.numpy().view(np.uint64), draw, words
+    )
+    expected = module._words_torch(keys, positions, num_blocks, draw)
+    assert torch.equal(torch.from_numpy(words.view(np.int32)).flatten(1), expected)
+    assert torch.equal(random_words(keys, positions, num_blocks=num_blocks, draw=draw), expected)
 
 
-@pytest.mark.parametrize(("num_tokens", "width"), [(1024, 8), (1025, 8), (3000, 66), (5, 70_000)])
-def test_fast_path_has_no_seams_between_its_chunks(num_tokens, width):
-    keys = torch.arange(num_tokens) * 0x1234567890AB
-    positions = torch.arange(num_tokens)
-    fast = module._words_numpy(keys, positions, -(-width // 4), 3)
-    assert torch.equal(fast, module._words_torch(keys, positions, -(-width // 4), 3))
+def test_words_lie_block_beside_block():
+    key, position, draw = 0x1234567890ABCDEF, 7, 3
+    words = random_words(torch.tensor([key]), torch.tensor([position]), num_blocks=3, draw=draw)
+    expected = noise_oracle.words(position, 24, bits=16, draw=draw, key=key)
+    assert [word % 2**32 for word in words[0].tolist()] == expected
 
 
-def test_words_of_a_channel_do_not_depend_on_the_width():
-    keys, positions = torch.tensor([5, 6]), torch.tensor([0, 9])
-    wide = random_words(keys, positions, width=64, draw=1)
-    assert torch.equal(random_words(keys, positions, width=7, draw=1), wide[:, :7])
+def test_without_numba_the_words_come_from_numpy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "neftune.noise.compiled", None)
+    module.cpu_fill.cache_clear()
+    assert module.cpu_fill() is module.fill_numpy
+    module.cpu_fill.cache_clear()
 
 
 def test_every_input_changes_about_half_of_the_bits():
     def bits(key: int = 1, position: int = 2, draw: int = 3) -> torch.Tensor:
-        words = random_words(torch.tensor([key]), torch.tensor([position]), width=4096, draw=draw)
+        words = random_words(torch.tensor([key]), torch.tensor([position]), num_blocks=1024, draw=draw)
         return (words[..., None] >> torch.arange(32)) & 1
 
     base = bits()

@@ -39,10 +39,22 @@ def float32(x: float) -> float:
     return struct.unpack("f", struct.pack("f", x))[0]
 
 
-def uniform(word: int) -> float:
-    """The top 24 bits as a signed number over 2**23."""
-    signed = word - (1 << 32) if word >> 31 else word
-    return (signed >> 8) / 2**23
+def words(position: int, width: int, *, bits: int, draw: int, key: int) -> list[int]:
+    """A token's random words: word k is word k // blocks of Philox at block k % blocks."""
+    blocks = -(-width // (128 // bits))
+    made = [philox((position, j, draw & LOW, draw >> 32), (key & LOW, key >> 32)) for j in range(blocks)]
+    return [made[k % blocks][k // blocks] for k in range(4 * blocks)]
+
+
+def halves(word: int) -> tuple[int, int]:
+    """The low and the high 16 bits as signed numbers."""
+    low, high = word & 0xFFFF, word >> 16
+    return low - (low >> 15 << 16), high - (high >> 15 << 16)
+
+
+def uniform(half: int) -> float:
+    """The middle of the half word's cell: 2**16 equal cells from -1 to 1."""
+    return (half + 0.5) / 2**15
 
 
 def gaussian(word: int) -> float:
@@ -58,8 +70,6 @@ def document_noise(tokens: list[int], width: int, *, alpha: float, seed: int = 0
     scale = float32(alpha / math.sqrt(len(tokens) * width))
     rows: list[list[float]] = []
     for position in range(len(tokens)):
-        words: list[int] = []
-        for block in range(-(-width // 4)):
-            words += philox((position, block, draw & LOW, draw >> 32), (key & LOW, key >> 32))
-        rows.append([float32(uniform(word) * scale) for word in words[:width]])
+        numbers = [half for word in words(position, width, bits=16, draw=draw, key=key) for half in halves(word)]
+        rows.append([float32(uniform(half) * scale) for half in numbers[:width]])
     return rows

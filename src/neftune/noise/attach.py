@@ -7,23 +7,41 @@ from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 from neftune.errors import ConfigError, NoiseError
-from neftune.noise.calls import DOCUMENT_KEYS, Call, Calls, layout_of, positional_parameters
+from neftune.noise.calls import Call, Calls, ThreadCalls, positional_parameters
+from neftune.noise.given import DOCUMENT_KEYS, Given, chosen_tokens, given_to, layout_of
 from neftune.noise.hooks import Hook, hook_owner
 from neftune.noise.meter import Meter
-from neftune.noise.perturb import add_noise, make_noise, new_draw, token_keys
+from neftune.noise.operator import RANDOM_DRAW, draw_exposure, noise_operator, number_handle
+from neftune.noise.perturb import new_draw, noise_in_place
 from neftune.noise.phases import gradients_wanted, in_backward
-from neftune.noise.settings import Match, NoiseSettings
+from neftune.noise.ratio import alpha_for
+from neftune.noise.schedules import Schedule
+from neftune.noise.settings import Match, NoiseSettings, Positions
 from neftune.noise.stacks import Stack, ancestors, find_stacks
+from neftune.noise.tables import Embeddings
+from neftune.noise.tokens import token_keys, token_noise
 from neftune.records import RealisedNoise
 
 _EMBEDDED = ("inputs_embeds", "decoder_inputs_embeds")
+_PAPERS_ALPHA = 5.0
 
 
-def attach(
-    model: nn.Module, alpha: float = 5.0, *, distribution: str = "uniform", match: Match = "rms", seed: int = 0
+def attach(  # noqa: PLR0913 (each is one property of the noise)
+    model: nn.Module,
+    alpha: float = _PAPERS_ALPHA,
+    *,
+    distribution: str = "uniform",
+    match: Match = "rms",
+    positions: Positions = "all",
+    schedule: str | Schedule = "constant",
+    seed: int = 0,
+    nsr: float | None = None,
+    length: float | None = None,
+    embeddings: Embeddings | None = None,
 ) -> "NoiseHandle":
     """The noise on every training forward of a model, until the handle is detached.
 
@@ -32,11 +50,18 @@ def attach(
     alpha = 0 equals no attachment bit for bit.
 
     Args:
-        model: A model with ``get_input_embeddings()``; wrapped (PEFT, data parallel) or not.
+        model: A model with ``get_input_embeddings()``, or any module whose embedding is named; wrapped (PEFT, data
+            parallel, compiled) or not.
         alpha: The paper's scale, >= 0 (paper: 5, 10 or 15).
         distribution: A registered distribution.
         match: "rms" brings every distribution to the uniform's RMS, "paper" uses it unscaled.
+        positions: "all" of a document's tokens (the paper), or those of its "prompt" (label -100) or "response" alone.
+        schedule: A registered schedule, or a function from progress in [0, 1] to a factor of alpha; any but "constant"
+            needs `NoiseHandle.set_progress` at every step.
         seed: Chooses the stream of noise.
+        nsr: Instead of alpha, the noise-to-signal ratio RMS(noise) / RMS(embedding table); see `neftune.alpha_for`.
+        length: Mean document length in tokens, which ``nsr`` needs.
+        embeddings: The token embedding, or several, as modules of the model or by their dotted names.
 
     Returns:
         The handle, also a context manager that detaches on exit.
@@ -47,7 +72,23 @@ def attach(
 
     Source: arXiv 2310.05914, algorithm 1.
     """
-    return NoiseHandle(model, NoiseSettings(alpha, distribution, match, seed))
+    if nsr is not None:
+        alpha = _alpha_of(model, alpha, nsr=nsr, length=length, distribution=distribution, match=match)
+    settings = NoiseSettings(alpha, distribution, match, seed, positions, schedule)
+    return NoiseHandle(model, settings, embeddings=embeddings)
+
+
+def _alpha_of(
+    model: nn.Module, alpha: float, *, nsr: float, length: float | None, distribution: str, match: Match
+) -> float:
+    if alpha != _PAPERS_ALPHA:
+        raise ConfigError(f"the noise is given as alpha or as nsr, got alpha={alpha!r} and nsr={nsr!r}. Give one.")
+    if length is None:
+        raise ConfigError(
+            f"nsr={nsr!r} needs the mean document length in tokens, got none: alpha / sqrt(L d) depends on it. "
+            "Pass length=..., or alpha."
+        )
+    return alpha_for(model, nsr=nsr, length=length, distribution=distribution, match=match)
 
 
 class NoiseHandle:
@@ -57,27 +98,49 @@ class NoiseHandle:
         model: The model.
         settings: What noise.
         is_alive: Asked at each training forward; once it says no the noise detaches itself.
+        embeddings: The token embeddings, where the model does not tell them.
     """
 
     def __init__(
-        self, model: nn.Module, settings: NoiseSettings, *, is_alive: Callable[[], bool] | None = None
+        self,
+        model: nn.Module,
+        settings: NoiseSettings,
+        *,
+        is_alive: Callable[[], bool] | None = None,
+        embeddings: Embeddings | None = None,
     ) -> None:
         self.settings = settings
         self.meter = Meter()
         self._is_alive = is_alive
         self._removables: list[Any] = []
-        self._epoch: int | None = None
+        self._exposure = torch.tensor([RANDOM_DRAW, 0])
+        self._progress: float | None = None
         self._num_pauses = 0
-        self._calls = Calls()
-        self._stacks = find_stacks(model)
+        self._threads, self._traced = ThreadCalls(), Calls()
+        self._read: set[torch.device] = set()
+        model = _uncompiled(model)
+        self._stacks = find_stacks(model, embeddings)
         self._leads_to = ancestors(model, self._stacks)
         self._refuse_second(model)
+        self._number = number_handle(self)
         self._removables = self._hook()
+        _forget_compiled()
 
     @property
     def alpha(self) -> float:
-        """The paper's scale."""
-        return self.settings.alpha
+        """The paper's scale, at this moment of the schedule.
+
+        Raises:
+            NoiseError: A schedule runs and nothing has told the progress.
+        """
+        if not self.settings.is_scheduled:
+            return self.settings.alpha
+        if self._progress is None:
+            raise NoiseError(
+                f"schedule {self.settings.schedule!r} needs the progress of training, got none. Call "
+                "handle.set_progress(step / num_steps) at every step; NoiseCallback does it by itself."
+            )
+        return self.settings.alpha_at(self._progress)
 
     def is_on(self) -> bool:
         """Whether the noise is on the model. Noise that has outlived what it was set up for is taken off here."""
@@ -92,7 +155,7 @@ class NoiseHandle:
             removable.remove()
         self._removables = []
         self._is_alive = None
-        self._calls = Calls()
+        self._threads, self._traced = ThreadCalls(), Calls()
 
     def __enter__(self) -> Self:
         return self
@@ -111,7 +174,20 @@ class NoiseHandle:
 
     def set_epoch(self, epoch: int) -> None:
         """Make the epoch the exposure: noise depends on seed, document and epoch alone, not on torch's generator."""
-        self._epoch = int(epoch)
+        self._exposure[0] = int(epoch)
+
+    def set_progress(self, progress: float) -> None:
+        """Tell the schedule how much of training is done.
+
+        Args:
+            progress: In [0, 1].
+
+        Raises:
+            ConfigError: It is not.
+        """
+        if not 0 <= progress <= 1:
+            raise ConfigError(f"progress must be a share in [0, 1], got {progress!r}. Pass step / num_steps.")
+        self._progress = float(progress)
 
     def realised(self) -> RealisedNoise:
         """What the model really received so far; also after `detach`. Waits for the device.
@@ -134,15 +210,23 @@ class NoiseHandle:
     def _hook(self) -> list[Any]:
         removables: list[Any] = []
         for module, stacks in self._leads_to.items():
+            below = tuple(stack for stack in self._stacks if stack in stacks)
             known = vars(module).get("forward"), positional_parameters(module)
             enter = Hook(partial(self._enter, known), owner=self)
-            leave = Hook(partial(self._leave, stacks), owner=self)
+            leave = Hook(partial(self._leave, below), owner=self)
             removables.append(module.register_forward_pre_hook(enter, with_kwargs=True))
             removables.append(module.register_forward_hook(leave, with_kwargs=True, always_call=True))
         for embedding in dict.fromkeys(stack.embedding for stack in self._stacks):
             noise = Hook(partial(self._noise, embedding), owner=self)
             removables.append(embedding.register_forward_hook(noise, with_kwargs=True))
         return removables
+
+    def _calls(self) -> Calls:
+        """This thread's calls; a list of its own where torch.compile traces, whose graph may break inside a forward."""
+        if torch.compiler.is_compiling():
+            return self._traced
+        own = self._threads.calls
+        return own if own.open or not self._traced.open else self._traced
 
     def _enter(
         self,
@@ -153,27 +237,29 @@ class NoiseHandle:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         # A trainer may send a method of its own through the model's forward for one call (TRL's DistillationTrainer).
         forward, parameters = known
-        if vars(module).get("forward") is not forward:
+        if not torch.compiler.is_compiling() and vars(module).get("forward") is not forward:
             parameters = positional_parameters(module)
         # Above this function and `Hook.__call__` lies the frame of torch that calls the module.
-        frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
-        self._calls.enter(module, parameters, args=args, given=kwargs, frame=frame)
+        frame = None if torch.compiler.is_compiling() else sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
+        self._calls().enter(module, parameters, args=args, given=kwargs, frame=frame)
         if DOCUMENT_KEYS not in kwargs:
             return None
         return args, {name: value for name, value in kwargs.items() if name != DOCUMENT_KEYS}
 
-    def _leave(self, stacks: frozenset[Stack], module: nn.Module, args: object, kwargs: object, result: object) -> None:
-        had_embeddings = any(self._calls.anywhere(name) is not None for name in _EMBEDDED)
-        call = self._calls.leave(module)
+    def _leave(self, below: tuple[Stack, ...], module: nn.Module, args: object, kwargs: object, result: object) -> None:
+        calls = self._calls()
+        had_embeddings = any([calls.anywhere(name) is not None for name in _EMBEDDED])  # noqa: C419 (traced)
+        call = calls.leave(module)
         # After an exception there is no result, and nothing to add to what it says.
-        if call is not None and not self._calls.open and result is not None and self._trains(module):
-            self._check_reached(call, stacks, had_embeddings)
-
-    def _check_reached(self, call: Call, stacks: frozenset[Stack], had_embeddings: bool) -> None:
-        missed = [stack for stack in self._stacks if stack in stacks - call.forward.reached]
-        if not missed:
-            self.meter.num_forwards += not in_backward()
+        if call is None or calls.open or result is None or not self._trains(module):
             return
+        missed = [stack for stack in below if stack not in call.forward.reached]
+        if missed:
+            self._refuse_missed(call, missed, had_embeddings)
+        elif not torch.compiler.is_compiling():
+            self.meter.num_forwards += not in_backward()
+
+    def _refuse_missed(self, call: Call, missed: list[Stack], had_embeddings: bool) -> None:
         names = ", ".join(f"{type(stack.module).__name__}'s {type(stack.embedding).__name__}" for stack in missed)
         remedy = (
             "inputs_embeds was given instead: give input_ids, or noise the embeddings yourself (neftune.perturb)"
@@ -181,11 +267,13 @@ class NoiseHandle:
             else "if the embedding was replaced, or is in eval mode alone, attach again after that"
         )
         raise NoiseError(
-            f"noise of alpha={self.alpha} must reach {names} in every training forward; {type(call.module).__name__} "
+            f"the noise must reach {names} in every training forward; {type(call.module).__name__} "
             f"was run without it. Remedy: {remedy}; for a pass without noise use paused()."
         )
 
     def _trains(self, module: nn.Module) -> bool:
+        if torch.compiler.is_compiling():
+            return module.training and not self._num_pauses and torch.is_grad_enabled()
         return module.training and not self._num_pauses and gradients_wanted() and self.is_on()
 
     def _noise(
@@ -193,42 +281,83 @@ class NoiseHandle:
     ) -> Tensor | None:
         if not self._trains(module):
             return None
-        _refuse_transformers(module)
-        if not self._calls.open:
+        calls = self._calls()
+        if not calls.open:
             raise NoiseError(
                 "the embedding must be called by the attached model's own forward, it was called on its own while "
                 "training. Call model(...), not model.forward(...); to embed tokens yourself use paused() and "
                 "neftune.perturb."
             )
-        stack = self._running_stack(embedding)
-        input_ids = (*args, *kwargs.values())[0]
+        index = self._running_stack(calls, embedding)
+        stack, input_ids = self._stacks[index], (*args, *kwargs.values())[0]
         # A single id is how models look for placeholders in embeddings that were given to them.
-        if input_ids.ndim == 0 or not self._calls.is_text(stack):
+        if input_ids.ndim == 0 or not calls.is_text(stack):
             return None
-        forward = self._calls.open[0].forward
-        forward.reached.add(stack)
-        if forward.draw is None:
-            forward.draw = new_draw(self.alpha) if self._epoch is None else self._epoch
+        forward = calls.open[0].forward
+        forward.reached.append(stack)
         _check_ids(input_ids, output)
-        rows = input_ids if input_ids.ndim == 2 else input_ids[None]
-        ids = self._calls.text_ids(stack, rows)
-        return self._add(stack, ids, output.view(*ids.shape, -1), forward.draw).view_as(output)
+        ids = calls.text_ids(stack, input_ids if input_ids.ndim == 2 else input_ids[None])
+        rows = output.view(ids.shape[0], ids.shape[1], output.shape[-1])
+        given = given_to(calls, stack, ids)
+        if torch.compiler.is_compiling():
+            if forward.draw is None:
+                forward.draw = draw_exposure(self._exposure, self._number)
+            noised = noise_operator(rows, ids, given, forward.draw, handle=self._number, stack=index)
+            return noised.view_as(output)
+        _refuse_transformers(module)
+        if forward.draw is None:
+            forward.draw = self.next_draw()
+        noised = self.noise(output if output.ndim == 3 else rows, ids, given, draw=int(forward.draw), stack=index)
+        return noised.view_as(output)
 
-    def _running_stack(self, embedding: nn.Module) -> Stack:
-        candidates = [stack for stack in self._stacks if stack.embedding is embedding]
+    def next_draw(self) -> int:
+        """The exposure of the forward that begins: what `set_epoch` said, else a number from torch's generator."""
+        told = int(self._exposure[0])
+        return new_draw(self.settings.alpha) if told == RANDOM_DRAW else told
+
+    def _running_stack(self, calls: Calls, embedding: nn.Module) -> int:
+        candidates = [i for i, stack in enumerate(self._stacks) if stack.embedding is embedding]
         if len(candidates) == 1:
             return candidates[0]
-        inner = [stack for call in reversed(self._calls.open) for stack in candidates if stack.module is call.module]
-        return inner[0] if inner else candidates[0]
+        for call in reversed(calls.open):
+            for i in candidates:
+                if self._stacks[i].module is call.module:
+                    return i
+        return candidates[0]
 
-    def _add(self, stack: Stack, input_ids: Tensor, output: Tensor, draw: int) -> Tensor:
-        layout = layout_of(self._calls, stack, input_ids)
-        keys = token_keys(layout, input_ids=input_ids, keys=self._calls.anywhere(DOCUMENT_KEYS))
-        settings = dataclasses.replace(self.settings, seed=stack.seed(self.settings.seed))
-        noise = make_noise(layout, keys, settings, width=output.shape[-1], draw=draw, multiplier=stack.multiplier)
+    def noise(self, embedded: Tensor, input_ids: Tensor, given: Given, *, draw: int, stack: int) -> Tensor:
+        """What a stack's layers read: the embeddings with the noise of their documents in them, in place if possible.
+
+        Args:
+            embedded: What the embedding module returned, (B, T, D).
+            input_ids: Token ids (B, T).
+            given: What the model was told of its documents.
+            draw: The exposure.
+            stack: Index of the stack.
+        """
+        part = self._stacks[stack]
+        settings = dataclasses.replace(self.settings, seed=part.seed(self.settings.seed))
+        layout = layout_of(given, part, input_ids, may_read=self._may_read(input_ids.device))
+        noise = token_noise(
+            layout,
+            token_keys(layout, input_ids=input_ids, keys=given.document_keys),
+            settings,
+            alpha=self.alpha,
+            width=embedded.shape[-1],
+            draw=draw,
+            chosen=chosen_tokens(settings.positions, given, part, input_ids),
+            multiplier=part.multiplier,
+        )
+        noised, squares = noise_in_place(embedded, noise)
         if not in_backward():
-            self.meter.record(noise, output, layout, unit_norm=settings.unit_norm * stack.multiplier)
-        return add_noise(output, noise)
+            self.meter.record(squares, layout, noise.noised, unit_norm=settings.unit_norm * part.multiplier)
+        return noised
+
+    def _may_read(self, device: torch.device) -> bool:
+        """Whether to look at a batch's values: always on the CPU, elsewhere once, because the host waits for it."""
+        is_first = device not in self._read
+        self._read.add(device)
+        return is_first or device.type == "cpu"
 
 
 def _check_ids(input_ids: Tensor, output: object) -> None:
@@ -241,6 +370,18 @@ def _check_ids(input_ids: Tensor, output: object) -> None:
             f"{input_ids.dtype} of shape {list(input_ids.shape)} turned into {got}. Name the embedding that does "
             "(embeddings=), or perturb the embeddings yourself (neftune.perturb)."
         )
+
+
+def _uncompiled(model: nn.Module) -> nn.Module:
+    """The module inside what ``torch.compile(model)`` returns."""
+    inner = vars(model).get("_modules", {}).get("_orig_mod")
+    return model if inner is None else inner
+
+
+def _forget_compiled() -> None:
+    # torch.compile does not look whether a module has got hooks since: what was compiled before would run without them.
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
 
 
 def _refuse_transformers(embedding: nn.Module) -> None:

@@ -189,7 +189,7 @@ class Audit:
             return
         is_outermost = bool(self._calls.open) and self._calls.open[0].module is module
         if is_outermost and result is not None and not in_backward():
-            for stack in self._leads_to[module] - self._calls.open[0].forward.reached:
+            for stack in self._leads_to[module].difference(self._calls.open[0].forward.reached):
                 self._compare_given(stack)
         self._calls.leave(module)
 
@@ -203,7 +203,7 @@ class Audit:
         hooks.move_to_end(hook_id)
         stack = self._running_stack(module) if self._calls.open else None
         if stack is not None:
-            self._calls.open[0].forward.reached.add(stack)
+            self._calls.open[0].forward.reached.append(stack)
             if not self._tally(stack).wants(self._every, self._limit):
                 return
         try:

@@ -1,13 +1,14 @@
-"""What the noise is drawn from: each entry turns 32 random bits into one number.
+"""What the noise is drawn from: each entry turns random bits into one number a channel.
 
 Every entry works in integers and ends in one exact conversion, so that all devices agree bit for bit.
-To add one, write a function from words to integers and register it.
+To add one, write a function from words to numbers and register it.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from neftune.registry import Registry
 UNIFORM_STD = 3**-0.5
 """Standard deviation of U(-1, 1), the paper's noise."""
 
+_WORD_BITS = 32
+_WORDS_PER_BLOCK = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
@@ -25,17 +29,39 @@ class Distribution:
 
     Attributes:
         std: Standard deviation of one number.
-        fraction_bits: A number is its integer times 2**-fraction_bits.
-        integers: From words (int32, any bits) to integers below 2**24 in size, which float32 holds exactly.
+        bits: Random bits a number takes: 16, the halves of a word, low one first, or 32.
+        fraction_bits: A number is what ``numbers`` gives times 2**-fraction_bits.
+        numbers: From words (int32, any bits) to numbers that float32 holds exactly, one per ``bits`` of them.
+        on_sphere: Whether a token's numbers are scaled to the norm sqrt(d): a direction of fixed length.
+        paired: Whether draws 2k and 2k + 1 are each other's mirror image.
     """
 
     std: float
+    bits: Literal[16, 32]
     fraction_bits: int
-    integers: Callable[[Tensor], Tensor]
+    numbers: Callable[[Tensor], Tensor]
+    on_sphere: bool = False
+    paired: bool = False
 
-    def sample(self, words: Tensor) -> Tensor:
-        """float32 numbers, one per word."""
-        return self.integers(words).to(torch.float32) * 2.0**-self.fraction_bits
+    def num_blocks(self, width: int) -> int:
+        """Philox counters that a token of ``width`` channels takes."""
+        per_block = _WORDS_PER_BLOCK * _WORD_BITS // self.bits
+        return -(-width // per_block)
+
+    def sample(self, words: Tensor, scale: Tensor, *, width: int) -> Tensor:
+        """Numbers times each token's scale.
+
+        Args:
+            words: int32 (tokens, 4 * num_blocks(width)).
+            scale: float32 (tokens,).
+            width: Channels d.
+
+        Returns:
+            float32 (tokens, width): an exact number and one rounded product each.
+        """
+        numbers = self.numbers(words)[:, :width]
+        factor = _to_sphere(numbers, scale) if self.on_sphere else scale * 2.0**-self.fraction_bits
+        return numbers.mul_(factor[:, None])
 
     def unit(self, match: str) -> float:
         """What a number is multiplied with: 1 as in the paper, or what brings its RMS to the uniform's.
@@ -51,8 +77,20 @@ class Distribution:
 distributions: Registry[Distribution] = Registry("distribution")
 
 
-def _uniform_integers(words: Tensor) -> Tensor:
-    return words >> 8
+def _to_sphere(numbers: Tensor, scale: Tensor) -> Tensor:
+    # Sums of squared integers and float64's division and root are the same on every device.
+    squares = numbers.to(torch.int64).square().sum(dim=1).clamp(min=1)
+    return (scale.to(torch.float64) * (numbers.shape[1] / squares.to(torch.float64)).sqrt()).to(torch.float32)
+
+
+def _uniform(words: Tensor) -> Tensor:
+    """The 2**16 midpoints of equal cells of (-1, 1), in units of 2**-15: their mean is exactly 0."""
+    return words.view(torch.int16).to(torch.float32).add_(0.5)
+
+
+def _bernoulli(words: Tensor) -> Tensor:
+    """-1 or 1: the sign of each half word."""
+    return (words.view(torch.int16) >> 15).to(torch.float32).mul_(2).add_(1)
 
 
 _GAUSSIAN_BITS = 21
@@ -72,7 +110,7 @@ def _quantiles(device: torch.device) -> Tensor:
     return torch.tensor([round(value * 2**_GAUSSIAN_BITS) for value in tail], dtype=torch.int64, device=device)
 
 
-def _gaussian_integers(words: Tensor) -> Tensor:
+def _gaussian(words: Tensor) -> Tensor:
     """The normal quantile, linear between 4,097 points that lie denser towards the tail; off by less than 1e-5.
 
     The sign is the word's own; its other 31 bits choose the size. The bits of v as a float64 are the index: exponent
@@ -85,8 +123,10 @@ def _gaussian_integers(words: Tensor) -> Tensor:
     table = _quantiles(words.device)
     left = table[cell]
     quantile = left + (((table[cell + 1] - left) * weight) >> _WEIGHT_BITS)
-    return torch.where(words < 0, -quantile, quantile)
+    return torch.where(words < 0, -quantile, quantile).to(torch.float32)
 
 
-distributions.register("uniform")(Distribution(UNIFORM_STD, 23, _uniform_integers))
-distributions.register("gaussian")(Distribution(1.0, _GAUSSIAN_BITS, _gaussian_integers))
+distributions.register("uniform")(Distribution(UNIFORM_STD, 16, 15, _uniform))
+distributions.register("gaussian")(Distribution(1.0, 32, _GAUSSIAN_BITS, _gaussian))
+distributions.register("bernoulli")(Distribution(1.0, 16, 0, _bernoulli, paired=True))
+distributions.register("sphere")(Distribution(1.0, 32, _GAUSSIAN_BITS, _gaussian, on_sphere=True))

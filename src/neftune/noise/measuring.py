@@ -14,10 +14,11 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from neftune.noise.calls import Calls, layout_of
+from neftune.noise.calls import Calls
 from neftune.noise.distributions import UNIFORM_STD
 from neftune.noise.documents import Layout, read_layout
 from neftune.noise.findings import Finding, Phase, length_groups
+from neftune.noise.given import given_to, layout_of
 from neftune.noise.stacks import Stack
 
 
@@ -36,7 +37,8 @@ def documents_of(calls: Calls, stack: Stack, input_ids: Tensor) -> Documents:
     """
     past = _past_length(calls.anywhere("past_key_values"))
     if not past:
-        layout = layout_of(calls, stack, calls.text_ids(stack, input_ids))
+        ids = calls.text_ids(stack, input_ids)
+        layout = layout_of(given_to(calls, stack, ids), stack, ids)
         return Documents(layout, layout.lengths)
     rows, width = input_ids.shape
     layout = read_layout((rows, width), input_ids.device)

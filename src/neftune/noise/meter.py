@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from neftune.errors import NoiseError
+from neftune.noise.add import Squares
 from neftune.noise.documents import Layout
 from neftune.records import RealisedNoise
 
@@ -56,22 +57,23 @@ class Meter:
         self._most: dict[torch.device, Tensor] = {}
 
     @torch.no_grad()
-    def record(self, noise: Tensor, embeddings: Tensor, layout: Layout, *, unit_norm: float) -> None:
+    def record(self, squares: Squares, layout: Layout, noised: Tensor, *, unit_norm: float) -> None:
         """Add one noised batch.
 
+        A document's realised alpha is the one that noise of its RMS, over its noised tokens, stands for.
+
         Args:
-            noise: What was added, float32 (B, T, D).
-            embeddings: What it was added to (B, T, D).
+            squares: Squared norms of noise and clean embedding, per token (B * T,).
             layout: Documents of the batch.
-            unit_norm: Expected L2 norm of a document's noise at alpha = 1.
+            noised: Which tokens got noise, bool (B * T,).
+            unit_norm: Expected L2 norm of a document's noise at alpha = 1, the module's own factor included.
         """
-        noise_squared = _squared_norms(noise)
-        embedding_squared = _squared_norms(embeddings.to(noise.dtype)) * layout.real
-        per_document = torch.zeros_like(layout.lengths, dtype=noise.dtype)
-        per_document.index_add_(0, layout.document.flatten(), noise_squared.flatten())
-        alphas = per_document.sqrt() / unit_norm
-        present = layout.lengths > 0
-        sums = (alphas.sum(), noise_squared.sum(), embedding_squared.sum(), present.sum(), layout.lengths.sum())
+        document, counts = layout.document.flatten(), torch.zeros_like(layout.lengths)
+        counts.index_add_(0, document, noised.to(counts.dtype))
+        per_document = torch.zeros_like(counts, dtype=torch.float32).index_add_(0, document, squares.noise)
+        present = counts > 0
+        alphas = (per_document * layout.lengths / counts.clamp(min=1)).sqrt() / unit_norm
+        sums = (alphas.sum(), squares.noise.sum(), squares.signal.sum(), present.sum(), counts.sum())
         self._accumulate(torch.stack([value.to(torch.float64) for value in sums]), alphas, present)
 
     def _accumulate(self, sums: Tensor, alphas: Tensor, present: Tensor) -> None:
@@ -132,9 +134,3 @@ class Meter:
             self._sums[device] = torch.tensor(values["sums"], dtype=torch.float64, device=device)
             self._least[device] = torch.tensor(values["least"], dtype=torch.float32, device=device)
             self._most[device] = torch.tensor(values["most"], dtype=torch.float32, device=device)
-
-
-def _squared_norms(values: Tensor) -> Tensor:
-    # A norm stays in float32 under autocast, a product does not.
-    norms: Tensor = torch.linalg.vector_norm(values, dim=-1)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    return norms.square()  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]

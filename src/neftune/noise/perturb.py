@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from neftune.errors import NoiseError
-from neftune.noise.documents import Layout, document_keys, read_layout
-from neftune.noise.hashing import mix, mix_int, signed
-from neftune.noise.philox import random_words
+from neftune.noise.add import Squares, add_
+from neftune.noise.documents import read_layout
 from neftune.noise.settings import Match, NoiseSettings
+from neftune.noise.tokens import TokenNoise, token_keys, token_noise
 
 
 def perturb(  # noqa: PLR0913 (the layout of a batch comes in these forms)
@@ -22,6 +22,7 @@ def perturb(  # noqa: PLR0913 (the layout of a batch comes in these forms)
     cu_seqlens: Tensor | None = None,
     input_ids: Tensor | None = None,
     document_keys: Tensor | None = None,
+    chosen: Tensor | None = None,
     draw: int | None = None,
     seed: int = 0,
     distribution: str = "uniform",
@@ -40,6 +41,7 @@ def perturb(  # noqa: PLR0913 (the layout of a batch comes in these forms)
         cu_seqlens: Boundaries of the documents in a single row.
         input_ids: Token ids (B, T); a document's key is the hash of its own.
         document_keys: Integers, one per row (B,) or one per token (B, T), instead of the hash.
+        chosen: (B, T), non-zero at the tokens that get noise; None for all real ones. L stays the whole document's.
         draw: The exposure (an epoch, a step); None takes one integer from torch's CPU generator, as dropout would.
         seed: Chooses the stream of noise.
         distribution: A registered distribution.
@@ -59,12 +61,19 @@ def perturb(  # noqa: PLR0913 (the layout of a batch comes in these forms)
             f"got {embeddings.dtype} of shape {list(embeddings.shape)}. Perturb the embeddings, not the token ids."
         )
     batch = embeddings if embeddings.ndim == 3 else embeddings[None]
-    flat = [t[None] if t is not None and t.ndim == 1 else t for t in (attention_mask, position_ids, input_ids)]
+    flat = [t[None] if t is not None and t.ndim == 1 else t for t in (attention_mask, position_ids, input_ids, chosen)]
     shape = (batch.shape[0], batch.shape[1])
     layout = read_layout(shape, batch.device, attention_mask=flat[0], position_ids=flat[1], cu_seqlens=cu_seqlens)
-    keys = token_keys(layout, input_ids=flat[2], keys=document_keys)
-    noise = make_noise(layout, keys, settings, width=batch.shape[-1], draw=new_draw(alpha) if draw is None else draw)
-    return add_noise(batch, noise).view_as(embeddings)
+    noise = token_noise(
+        layout,
+        token_keys(layout, input_ids=flat[2], keys=document_keys),
+        settings,
+        alpha=settings.alpha,
+        width=batch.shape[-1],
+        draw=new_draw(alpha) if draw is None else draw,
+        chosen=None if flat[3] is None else flat[3] != 0,
+    )
+    return noised_copy(batch, noise)[0].view_as(embeddings)
 
 
 def new_draw(alpha: float) -> int:
@@ -75,63 +84,20 @@ def new_draw(alpha: float) -> int:
     return int(torch.randint(1 << 62, (), device="cpu")) if alpha else 0
 
 
-def token_keys(layout: Layout, *, input_ids: Tensor | None, keys: Tensor | None) -> Tensor:
-    """Every token's document key, int64 (B, T): the given ones, else a hash of the ids, else the document's number.
-
-    Raises:
-        NoiseError: The keys or ids have another shape than the batch.
-    """
-    shape = tuple(layout.real.shape)
-    if keys is not None:
-        if tuple(keys.shape) not in (shape[:1], shape) or keys.is_floating_point():
-            raise NoiseError(
-                f"document_keys must be integers, one per row {[shape[0]]} or one per token {list(shape)}, got "
-                f"{keys.dtype} of shape {list(keys.shape)}. In packed rows give one per token."
-            )
-        per_token = keys if keys.ndim == 2 else keys[:, None].expand(shape)
-        return per_token.to(device=layout.real.device, dtype=torch.int64)
-    if input_ids is None:
-        return layout.document
-    if tuple(input_ids.shape) != shape:
-        raise NoiseError(
-            f"input_ids must have the shape of the tokens, {list(shape)}, got {list(input_ids.shape)}. "
-            "Pass the ids that were embedded."
-        )
-    return document_keys(input_ids, layout)
+def noised_copy(embeddings: Tensor, noise: TokenNoise) -> tuple[Tensor, Squares]:
+    """A noised copy, through which gradients flow as through the embeddings, and what was added."""
+    result = embeddings.clone(memory_format=torch.contiguous_format)
+    return result, add_(result.detach().view(-1, noise.width), noise)
 
 
-def make_noise(
-    layout: Layout, keys: Tensor, settings: NoiseSettings, *, width: int, draw: int, multiplier: float = 1.0
-) -> Tensor:
-    """The noise of every token in float32, (B, T, D), exactly 0 at padding.
+def noise_in_place(embeddings: Tensor, noise: TokenNoise) -> tuple[Tensor, Squares]:
+    """The embeddings with the noise in them and what was added; a copy only where autograd or others hold the memory.
 
     Args:
-        layout: Documents of the batch.
-        keys: Document key of every token, int64 (B, T).
-        settings: What noise.
-        width: D.
-        draw: The exposure, taken modulo 2**64.
-        multiplier: m, the factor that the embedding module itself applies.
+        embeddings: (B, T, D), fresh from an embedding module.
+        noise: The noise of its tokens.
     """
-    real = layout.real.flatten()
-    tokens = _without_padding(real)
-    scale = settings.scale(layout.lengths, width, multiplier=multiplier)[layout.document] * layout.real
-    mixed = mix(keys ^ signed(mix_int(settings.seed)))
-    chosen = [t.flatten() if tokens is None else t.flatten()[tokens] for t in (mixed, layout.position, scale)]
-    words = random_words(chosen[0], chosen[1], width=width, draw=draw % (1 << 64))
-    entry = settings.entry
-    # The power of two and the scale make one factor without rounding: one conversion, one multiplication.
-    values = entry.integers(words).to(torch.float32).mul_((chosen[2] * 2.0**-entry.fraction_bits)[:, None])
-    if tokens is not None and tokens.numel() < real.numel():
-        values = values.new_zeros((real.numel(), width)).index_copy_(0, tokens, values)
-    return values.view(*layout.real.shape, width)
-
-
-def _without_padding(real: Tensor) -> Tensor | None:
-    """Indices of the real tokens on the CPU; None elsewhere, where to know their number the host would wait."""
-    return real.nonzero()[:, 0] if real.device.type == "cpu" else None
-
-
-def add_noise(embeddings: Tensor, noise: Tensor) -> Tensor:
-    """The sum, computed in float32 (float64 for float64 embeddings) and rounded once to the embeddings' dtype."""
-    return (embeddings + noise).to(embeddings.dtype)
+    is_shared = embeddings._is_view() or (embeddings.is_leaf and embeddings.requires_grad)  # pyright: ignore[reportPrivateUsage]
+    if is_shared or not embeddings.is_contiguous():
+        return noised_copy(embeddings, noise)
+    return embeddings, add_(embeddings.detach().view(-1, noise.width), noise)

@@ -1,0 +1,101 @@
+"""The noise as operators of torch, which torch.compile puts into its graph as they are.
+
+An operator is opaque to the compiler: whatever a forward is called with, its layout is read when it runs. So nothing
+breaks the graph, nothing compiles again from step to step, and alpha, epoch and progress may change at any time.
+"""
+
+import itertools
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from neftune.noise.given import Given
+
+if TYPE_CHECKING:
+    from neftune.noise.attach import NoiseHandle
+
+RANDOM_DRAW = -1
+"""Stands for an exposure that is drawn from torch's generator."""
+
+_handles: weakref.WeakValueDictionary[int, "NoiseHandle"] = weakref.WeakValueDictionary()
+_numbers = itertools.count()
+
+
+def number_handle(handle: "NoiseHandle") -> int:
+    """A number by which a graph finds the handle for as long as it lives."""
+    number = next(_numbers)
+    _handles[number] = handle
+    return number
+
+
+# The operator counts its calls in place, or two forwards of one graph would be given one exposure for both.
+@torch.library.custom_op("neftune::exposure", mutates_args=("exposure",))
+def _exposure(exposure: Tensor, handle: int) -> Tensor:
+    owner = _handles.get(handle)
+    exposure[1] += 1
+    return torch.tensor(RANDOM_DRAW if owner is None else owner.next_draw())
+
+
+@_exposure.register_fake
+def _(exposure: Tensor, handle: int) -> Tensor:
+    return torch.empty((), dtype=torch.int64, device="cpu")
+
+
+@torch.library.custom_op("neftune::noised", mutates_args=())
+def _noised(  # noqa: PLR0913 (an operator takes tensors one by one)
+    embedded: Tensor,
+    input_ids: Tensor,
+    draw: Tensor,
+    attention_mask: Tensor | None,
+    position_ids: Tensor | None,
+    cu_seqlens: Tensor | None,
+    seq_idx: Tensor | None,
+    document_keys: Tensor | None,
+    labels: Tensor | None,
+    handle: int,
+    stack: int,
+) -> Tensor:
+    owner, result = _handles.get(handle), embedded.clone(memory_format=torch.contiguous_format)
+    if owner is None or not owner.is_on():
+        return result
+    given = Given(attention_mask, position_ids, cu_seqlens, seq_idx, document_keys, labels)
+    owner.noise(result, input_ids, given, draw=int(draw), stack=stack)
+    if stack == 0:
+        owner.meter.num_forwards += 1
+    return result
+
+
+@_noised.register_fake
+def _(embedded: Tensor, *_rest: Any) -> Tensor:
+    return torch.empty_like(embedded, memory_format=torch.contiguous_format)
+
+
+def _keep_nothing(ctx: Any, inputs: Any, output: Any) -> None:
+    """The noise is a constant: the gradient needs no input."""
+
+
+def _pass_on(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    return gradient, *([None] * 10)
+
+
+_noised.register_autograd(_pass_on, setup_context=_keep_nothing)
+
+
+def draw_exposure(exposure: Tensor, handle: int) -> Tensor:
+    """The exposure of a forward that is being traced, an int64 on the CPU.
+
+    Args:
+        exposure: The handle's own, int64 (2,): what it was told, and how often a graph asked.
+        handle: Its number.
+    """
+    return _exposure(exposure, handle)
+
+
+def noise_operator(
+    embedded: Tensor, input_ids: Tensor, given: Given, draw: int | Tensor, *, handle: int, stack: int
+) -> Tensor:
+    """`NoiseHandle.noise` as a node of the graph that is being traced; a copy, through which gradients flow."""
+    assert isinstance(draw, Tensor)
+    return _noised(embedded, input_ids, draw, *given, handle, stack)
