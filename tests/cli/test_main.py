@@ -155,5 +155,15 @@ def test_help_names_every_verb_and_where_to_start(capsys: pytest.CaptureFixture[
         main(["--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    for word in ("study", "train", "evaluate", "compare", "report", "list", "quickstart.yaml", "neftune.attach"):
+    for word in (
+        "study",
+        "train",
+        "evaluate",
+        "audit",
+        "compare",
+        "report",
+        "list",
+        "quickstart.yaml",
+        "neftune.attach",
+    ):
         assert word in shown

@@ -18,10 +18,28 @@ Start here:
   neftune study recipes/quickstart.yaml       the whole experiment on an embedded small world, offline, in minutes
   neftune study recipes/alpaca-small.yaml --model.path MODEL --data.source FILE
                                               the same question for your model and data
+  neftune audit --model.path MODEL --data.source FILE
+                                              what transformers' neftune_noise_alpha really gives your documents
 In your own training script:
   handle = neftune.attach(model, alpha=5)     or  Trainer(..., callbacks=[neftune.NoiseCallback(alpha=5)])
 
 Exit codes: 0 done, 1 the work failed, 2 the input is wrong."""
+
+AUDIT_EPILOG = """\
+Trains the model with TRL's SFTTrainer at learning rate 0 for some batches, and compares what comes out of its token
+embedding with what the embedding alone would give. "of alpha" is the alpha that a document really got over the nominal
+one: 1.00 is the paper's noise. Also run: one evaluation, and one pass in training mode without gradients.
+
+  neftune audit --model.path MODEL --data.source FILE
+        what transformers' neftune_noise_alpha=5 does to your documents, in padded batches of 4
+  neftune audit --model.path MODEL --data.source FILE --provider neftune
+        the same with this package's callback: 1.00 at every length
+  neftune audit recipe.yaml --layout packed --data.max-length 2048 --json audit.json --figure audit.html
+        a recipe's model and data, in packed rows of 2048 tokens
+
+Any other pipeline, in your own script:
+  with neftune.audit(trainer) as audit: trainer.train()
+  print(audit.result())"""
 
 VERBS: dict[str, str] = {"list": "show"}
 """Verbs whose function has another name."""
@@ -80,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     def verb(
         name: str, help: str, *, knobs: bool = False, module: str = "neftune.cli.verbs"
     ) -> argparse.ArgumentParser:
-        one = verbs.add_parser(name, help=help, description=help, add_help=not knobs)
+        one = verbs.add_parser(name, help=help, description=help, add_help=not knobs, formatter_class=plain)
         one.set_defaults(takes_knobs=knobs)
         one.add_argument(
             "--out", type=Path, default=Path("neftune-runs"), help="folder of all runs (default: %(default)s)"
@@ -99,6 +117,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--folder", type=Path, help="where the trained run goes (default: OUT/trained/NAME)")
     evaluate = verb("evaluate", "Evaluate a trained run, or any checkpoint, noise off.", knobs=True)
     evaluate.add_argument("--run", type=Path, help="a folder made by `neftune train`, in place of a recipe")
+    audit = verb("audit", "See what noise a training pipeline really gives a model's documents.", knobs=True)
+    _add_audit_options(audit)
     compare = verb("compare", "Compare two evaluated runs, or two output files, prompt by prompt.")
     compare.add_argument("baseline", type=Path, help="a run folder, or a JSON/JSONL file of {instruction, output}")
     compare.add_argument("other", type=Path, help="the same, for what is compared with it")
@@ -109,6 +129,27 @@ def _parser() -> argparse.ArgumentParser:
     shown.add_argument("what", nargs="?", default="studies", help="studies, runs, or a registry (default: studies)")
     shown.add_argument("--json", action="store_true", help="print JSON")
     return parser
+
+
+def _add_audit_options(parser: argparse.ArgumentParser) -> None:
+    """The verb's own options."""
+    parser.epilog = AUDIT_EPILOG
+    parser.add_argument("--alpha", type=float, default=5.0, help="nominal scale of the noise (default: %(default)g)")
+    parser.add_argument(
+        "--provider",
+        default="transformers",
+        help="who adds the noise: transformers (neftune_noise_alpha), neftune (NoiseCallback) or none (default: "
+        "%(default)s)",
+    )
+    parser.add_argument(
+        "--layout",
+        default="padded",
+        help="padded, packed (into rows of --data.max-length tokens) or padding-free (default: %(default)s)",
+    )
+    parser.add_argument("--batch-size", type=int, default=4, help="rows per forward pass (default: %(default)s)")
+    parser.add_argument("--batches", type=int, default=50, help="training steps (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="write the figure as one HTML file (needs plotly)")
 
 
 def verb_help(verb: str) -> str:

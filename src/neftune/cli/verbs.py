@@ -131,6 +131,28 @@ def compare(options: argparse.Namespace, knobs: list[str]) -> int:
     return 0
 
 
+def audit(options: argparse.Namespace, knobs: list[str]) -> int:
+    """`neftune audit [RECIPE]`: what noise a training pipeline really applies."""
+    import tyro
+
+    from neftune.cli.audit import Audited, perform
+    from neftune.cli.main import verb_help
+
+    if options.help:
+        _print(verb_help("audit"))
+        tyro.cli(Audited, prog="neftune audit", args=["--help"])
+    _only(knobs, ("model", "data"), "audit")
+    if not options.recipe and "model.path" not in _named(knobs):
+        raise ConfigError(
+            "audit needs a model and data, got none. Give --model.path MODEL --data.source FILE, or a recipe "
+            "(MODEL may be microworld, the embedded one). `neftune audit --help` has examples."
+        )
+    recipe = read_recipe(options.recipe) if options.recipe else Recipe(name="audit")
+    recipe = _with_knobs(recipe, options, knobs)
+    perform(Audited(model=recipe.model, data=recipe.data), options)
+    return 0
+
+
 def report(options: argparse.Namespace, knobs: list[str]) -> int:
     """`neftune report STUDY`: also of a study that is still running."""
     path = Path(options.study)

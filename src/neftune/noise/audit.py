@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from neftune.errors import ConfigError, NoiseError
-from neftune.noise.calls import Calls, positional_parameters
+from neftune.noise.calls import Calls, ThreadCalls, positional_parameters
 from neftune.noise.findings import PHASES, AuditResult, Phase
 from neftune.noise.hooks import Hook, hook_owner
 from neftune.noise.measuring import Tally, clean_embeddings, documents_of
@@ -123,12 +123,16 @@ class Audit:
         self.alpha = alpha
         self._every = every
         self._limit = math.inf if max_documents is None else max_documents
-        self._calls = Calls()
+        self._threads = ThreadCalls()
         self._stacks = stacks
         self._tallies: dict[tuple[Stack, Phase], Tally] = {}
         self._expected: dict[nn.Module, _Embedded] = {}
         self._outside: dict[nn.Module, _Embedded] = {}
         self._removables = self._hook(model)
+
+    @property
+    def _calls(self) -> Calls:
+        return self._threads.calls
 
     def detach(self) -> None:
         """Stop watching; the model is as it was. A second call does nothing."""
@@ -166,7 +170,8 @@ class Audit:
         # Hooks of a copy do nothing; owner None leaves the question who noises a module to its noise.
         removables: list[Any] = []
         for module in ancestors(model, self._stacks):
-            enter = Hook(partial(self._enter, positional_parameters(module)), owner=None)
+            known = vars(module).get("forward"), positional_parameters(module)
+            enter = Hook(partial(self._enter, known), owner=None)
             leave = Hook(self._leave, owner=None)
             removables.append(module.register_forward_pre_hook(enter, with_kwargs=True))
             removables.append(module.register_forward_hook(leave, with_kwargs=True, always_call=True))
@@ -178,9 +183,16 @@ class Audit:
         return removables
 
     def _enter(
-        self, parameters: tuple[str, ...], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        known: tuple[object, tuple[str, ...]],
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> None:
         if not torch.compiler.is_compiling():
+            forward, parameters = known
+            if vars(module).get("forward") is not forward:
+                parameters = positional_parameters(module)
             frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
             self._calls.enter(module, parameters, args=args, given=kwargs, frame=frame)
 
@@ -201,7 +213,11 @@ class Audit:
         # torch lists the hooks only after the forward: with this, those registered in the meantime come before ours.
         hooks: Any = vars(module)["_forward_hooks"]
         hooks.move_to_end(hook_id)
+        input_ids = (*args, *kwargs.values())[0]
         stack = self._running_stack(module) if self._calls.open else None
+        # A single id, and a second look-up in the same table, are no text.
+        if input_ids.ndim == 0 or (stack is not None and not self._calls.is_text(stack)):
+            return
         if stack is not None:
             self._calls.open[0].forward.reached.append(stack)
             if not self._tally(stack).wants(self._every, self._limit):
@@ -212,7 +228,7 @@ class Audit:
             if stack is not None:
                 self._tally(stack).unreadable[f"{type(error).__name__} while embedding without noise"] += 1
             return
-        self._expected[module] = _Embedded(args[0] if args else next(iter(kwargs.values())), clean)
+        self._expected[module] = _Embedded(input_ids, clean)
 
     def _compare(self, module: nn.Module, args: object, output: Tensor) -> None:
         """After the embedding and every other hook of it: what it gave."""

@@ -12,7 +12,7 @@ Phase = Literal["training", "no_grad", "eval"]
 
 PHASES: dict[Phase, str] = {
     "training": "training",
-    "no_grad": "training mode without gradients (generation, a reference's log-probabilities)",
+    "no_grad": "training mode without gradients",
     "eval": "eval mode",
 }
 NUM_GROUPS = 10
@@ -171,7 +171,7 @@ class AuditResult:
 
 def length_groups(lengths: Sequence[int], ratios: Sequence[float]) -> tuple[LengthGroup, ...]:
     """Documents sorted by length and cut into tenths of equal size; fewer where there are fewer documents."""
-    pairs = sorted(zip(lengths, ratios, strict=True))
+    pairs = sorted(zip(lengths, ratios, strict=True), key=lambda pair: pair[0])
     number = min(NUM_GROUPS, len(pairs))
     groups: list[LengthGroup] = []
     for i in range(number):
@@ -200,9 +200,11 @@ def _lines(finding: Finding, alpha: float) -> Iterator[str]:
     stack = "" if finding.stack == "only" else f"{finding.stack}, "
     seen = f"{finding.num_forwards} forward passes, {finding.num_measured} measured"
     yield f"{stack}{PHASES[finding.phase]}: {seen}"
-    if finding.num_documents:
+    if finding.num_documents and not _is_noised(finding):
+        yield f"  no noise on {finding.num_documents} documents, none on {finding.num_padding} padding tokens"
+    elif finding.num_documents:
         yield f"  {'documents':>9}  {'tokens':>11}  {'of alpha':>8}  {'least':>6}  {'most':>6}"
-        for group in finding.groups:
+        for group in finding.groups if finding.phase == "training" else ():
             lengths = f"{group.shortest}-{group.longest}" if group.longest > group.shortest else f"{group.shortest}"
             yield _row(str(group.num_documents), lengths, (group.mean, group.least, group.most))
         yield f"{_row(str(finding.num_documents), 'all', (finding.mean, finding.least, finding.most))}  " + (

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from neftune.noise.calls import Calls
+from neftune.noise.calls import Calls, as_rows
 from neftune.noise.distributions import UNIFORM_STD
 from neftune.noise.documents import Layout, read_layout
 from neftune.noise.findings import Finding, Phase, length_groups
@@ -35,16 +35,18 @@ def documents_of(calls: Calls, stack: Stack, input_ids: Tensor) -> Documents:
     Raises:
         NoiseError: What the model was called with does not say where its documents are.
     """
-    past = _past_length(calls.anywhere("past_key_values"))
+    past = _past_length(calls.open[0].given.get("past_key_values"))
     if not past:
         ids = calls.text_ids(stack, input_ids)
         layout = layout_of(given_to(calls, stack, ids), stack, ids)
         return Documents(layout, layout.lengths)
     rows, width = input_ids.shape
     layout = read_layout((rows, width), input_ids.device)
-    mask = calls.find_readable("attention_mask", stack, past + width)
-    is_whole = isinstance(mask, Tensor) and mask.ndim == 2 and tuple(mask.shape) == (rows, past + width)
-    whole = mask.count_nonzero(dim=1) if is_whole else torch.full((rows,), past + width, device=input_ids.device)
+    mask = as_rows(calls.find_readable("attention_mask", stack, past + width))
+    if mask is not None and tuple(mask.shape) == (rows, past + width):
+        whole = (mask != 0).sum(dim=1)
+    else:
+        whole = torch.full((rows,), past + width, device=input_ids.device)
     return Documents(layout, torch.zeros_like(layout.lengths).index_copy_(0, layout.document[:, 0], whole))
 
 

@@ -42,7 +42,7 @@ def make_trainer(
     from transformers import PrinterCallback
     from trl.trainer.sft_trainer import SFTTrainer
 
-    with _no_telemetry():
+    with no_telemetry():
         trainer = SFTTrainer(
             model=model,
             args=arguments,
@@ -138,8 +138,8 @@ def tidied(model: "PreTrainedModel | PeftModel") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _no_telemetry() -> Iterator[None]:
-    # TRL reports every trainer that is made to the hub.
+def no_telemetry() -> Iterator[None]:
+    """Keeps TRL from reporting every trainer that is made to the hub."""
     from huggingface_hub import constants
 
     was_off = constants.HF_HUB_DISABLE_TELEMETRY
