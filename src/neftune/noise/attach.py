@@ -264,7 +264,8 @@ class NoiseHandle:
         remedy = (
             "inputs_embeds was given instead: give input_ids, or noise the embeddings yourself (neftune.perturb)"
             if had_embeddings
-            else "if the embedding was replaced, or is in eval mode alone, attach again after that"
+            else "if the embedding was replaced or wrapped, or is in eval mode alone, attach again after that; if a "
+            "wrapper looks its ids up in another table, name that one (embeddings=)"
         )
         raise NoiseError(
             f"the noise must reach {names} in every training forward; {type(call.module).__name__} "
@@ -285,8 +286,8 @@ class NoiseHandle:
         if not calls.open:
             raise NoiseError(
                 "the embedding must be called by the attached model's own forward, it was called on its own while "
-                "training. Call model(...), not model.forward(...); to embed tokens yourself use paused() and "
-                "neftune.perturb."
+                "training. Call model(...), not model.forward(...); where a wrapper embeds (PEFT's prompt tuning), "
+                "attach to the wrapper; to embed tokens yourself use paused() and neftune.perturb."
             )
         index = self._running_stack(calls, embedding)
         stack, input_ids = self._stacks[index], (*args, *kwargs.values())[0]
@@ -296,6 +297,7 @@ class NoiseHandle:
         forward = calls.open[0].forward
         forward.reached.append(stack)
         _check_ids(input_ids, output)
+        _refuse_wrapped(stack)
         ids = calls.text_ids(stack, input_ids if input_ids.ndim == 2 else input_ids[None])
         rows = output.view(ids.shape[0], ids.shape[1], output.shape[-1])
         given = given_to(calls, stack, ids)
@@ -358,6 +360,15 @@ class NoiseHandle:
         is_first = device not in self._read
         self._read.add(device)
         return is_first or device.type == "cpu"
+
+
+def _refuse_wrapped(stack: Stack) -> None:
+    module: Any = stack.module
+    if stack.is_own and module.get_input_embeddings() is not stack.embedding:
+        raise NoiseError(
+            f"the noise must be on what {type(module).__name__} embeds with, got {type(stack.embedding).__name__} that "
+            "was wrapped since (by an adapter, which may scale it). Attach again after wrapping the model."
+        )
 
 
 def _check_ids(input_ids: Tensor, output: object) -> None:

@@ -149,7 +149,8 @@ def _refuse_past(cache: Any) -> None:
     if cache.get_seq_length() if hasattr(cache, "get_seq_length") else len(cache):
         raise NoiseError(
             "a training forward with noise must hold whole documents, got past_key_values that are not empty: the "
-            "tokens before these are not in the batch. Pass whole documents, or use paused() for this forward."
+            "tokens before these are not in the batch. Pass whole documents, use paused() for this forward, or, where "
+            "they are a wrapper's virtual tokens (PEFT's prefix tuning), attach to the wrapper."
         )
 
 

@@ -30,6 +30,7 @@ class Stack:
         text_comes_first: Whether only the first look-up in a call is text, as in transformers' models.
         pad_is_padding: Whether ``pad_id`` alone marks padding, as a table's padding_idx does in a model without config.
         stream: Number of this stack's stream of noise.
+        is_own: Whether ``module`` itself gives this embedding by ``get_input_embeddings()``.
     """
 
     module: nn.Module
@@ -42,6 +43,7 @@ class Stack:
     text_comes_first: bool = False
     pad_is_padding: bool = False
     stream: int = 0
+    is_own: bool = False
 
     def seed(self, seed: int) -> int:
         """This stack's stream of noise: a decoder's is independent of its encoder's, even on equal tokens."""
@@ -139,6 +141,7 @@ def _stack(model: nn.Module, module: nn.Module, embedding: nn.Module, *, role: R
         text_comes_first=config is not None,
         pad_is_padding=config is None and padding_idx is not None,
         stream=stream,
+        is_own=input_embedding(module) is embedding,
     )
 
 
