@@ -176,6 +176,10 @@ def test_an_encoder_decoder_whose_wrapper_looks_up_another_table():
     tuned = wrap(make("bart"), PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=NUM_VIRTUAL))
     with neftune.attach(tuned, ALPHA), pytest.raises(NoiseError, match=r"up in another table, name that one \(embedd"):
         tuned(**make_batch(LENGTHS))
+    tables = [f"base_model.model.{name}" for name in ("shared", "decoder.embed_tokens")]
+    with neftune.attach(tuned, ALPHA, embeddings=tables) as handle:
+        tuned(**make_batch(LENGTHS)).loss.backward()
+        assert handle.realised().num_tokens == 2 * sum(LENGTHS)
 
 
 @pytest.mark.parametrize("reentrant", [False, True])

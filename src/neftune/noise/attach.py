@@ -22,7 +22,7 @@ from neftune.noise.ratio import alpha_for
 from neftune.noise.schedules import Schedule
 from neftune.noise.settings import Match, NoiseSettings, Positions
 from neftune.noise.stacks import Stack, ancestors, find_stacks
-from neftune.noise.tables import Embeddings
+from neftune.noise.tables import Embeddings, check_lookup
 from neftune.noise.tokens import token_keys, token_noise
 from neftune.records import RealisedNoise
 
@@ -296,8 +296,8 @@ class NoiseHandle:
             return None
         forward = calls.open[0].forward
         forward.reached.append(stack)
-        _check_ids(input_ids, output)
-        _refuse_wrapped(stack)
+        check_lookup(input_ids, output)
+        stack.refuse_wrapped()
         ids = calls.text_ids(stack, input_ids if input_ids.ndim == 2 else input_ids[None])
         rows = output.view(ids.shape[0], ids.shape[1], output.shape[-1])
         given = given_to(calls, stack, ids)
@@ -360,27 +360,6 @@ class NoiseHandle:
         is_first = device not in self._read
         self._read.add(device)
         return is_first or device.type == "cpu"
-
-
-def _refuse_wrapped(stack: Stack) -> None:
-    module: Any = stack.module
-    if stack.is_own and module.get_input_embeddings() is not stack.embedding:
-        raise NoiseError(
-            f"the noise must be on what {type(module).__name__} embeds with, got {type(stack.embedding).__name__} that "
-            "was wrapped since (by an adapter, which may scale it). Attach again after wrapping the model."
-        )
-
-
-def _check_ids(input_ids: Tensor, output: object) -> None:
-    is_ids = input_ids.ndim in (1, 2) and not input_ids.is_floating_point()
-    fits = isinstance(output, Tensor) and output.is_floating_point() and output.shape[:-1] == input_ids.shape
-    if not is_ids or not fits:
-        got = f"{output.dtype} of shape {list(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-        raise NoiseError(
-            "a token embedding must turn ids of shape (rows, positions) or (positions,) into one vector each, got "
-            f"{input_ids.dtype} of shape {list(input_ids.shape)} turned into {got}. Name the embedding that does "
-            "(embeddings=), or perturb the embeddings yourself (neftune.perturb)."
-        )
 
 
 def _uncompiled(model: nn.Module) -> nn.Module:

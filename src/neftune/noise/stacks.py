@@ -49,6 +49,19 @@ class Stack:
         """This stack's stream of noise: a decoder's is independent of its encoder's, even on equal tokens."""
         return seed + self.stream * GOLDEN
 
+    def refuse_wrapped(self) -> None:
+        """Refuse an embedding that was put inside another module since it was found.
+
+        Raises:
+            NoiseError: It was.
+        """
+        module: Any = self.module
+        if self.is_own and module.get_input_embeddings() is not self.embedding:
+            raise NoiseError(
+                f"the noise must be on what {type(module).__name__} embeds with, got {type(self.embedding).__name__} "
+                "that was wrapped since (by an adapter, which may scale it). Attach again after wrapping the model."
+            )
+
 
 def find_stacks(model: nn.Module, embeddings: Embeddings | None = None) -> tuple[Stack, ...]:
     """The stacks of a model, the input side first.

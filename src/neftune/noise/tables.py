@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from neftune.errors import NoiseError
 
@@ -58,6 +58,27 @@ def embedding_multiplier(embedding: nn.Module) -> float:
         if scale is not None:
             return float(scale)
     return 1.0
+
+
+def check_lookup(input_ids: Tensor, output: object) -> None:
+    """Refuse what no table of one vector per token does.
+
+    Args:
+        input_ids: What it was called with; must be integers (B, T) or (T,).
+        output: What it returned; must be floating point (B, T, D) or (T, D).
+
+    Raises:
+        NoiseError: One of them is something else.
+    """
+    is_ids = input_ids.ndim in (1, 2) and not input_ids.is_floating_point()
+    fits = isinstance(output, Tensor) and output.is_floating_point() and output.shape[:-1] == input_ids.shape
+    if not is_ids or not fits:
+        got = f"{output.dtype} of shape {list(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+        raise NoiseError(
+            "a token embedding must turn ids of shape (rows, positions) or (positions,) into one vector each, got "
+            f"{input_ids.dtype} of shape {list(input_ids.shape)} turned into {got}. Name the embedding that does "
+            "(embeddings=), or perturb the embeddings yourself (neftune.perturb)."
+        )
 
 
 def _shape(module: nn.Module) -> tuple[int, ...]:
