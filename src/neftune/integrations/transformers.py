@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from neftune.errors import ConfigError, NoiseError
+from neftune.integrations.logs import NoiseLog, refuse_unreached
 from neftune.noise.attach import NoiseHandle
-from neftune.noise.meter import Meter, Totals
-from neftune.noise.parallel import summed_over_ranks
+from neftune.noise.meter import Meter
 from neftune.noise.settings import Match, NoiseSettings
 from neftune.records import RealisedNoise
 
@@ -39,7 +38,7 @@ class NoiseCallback(TrainerCallback):
     Raises:
         ConfigError: A setting is out of range, the trainer has two of these callbacks, or the training arguments ask
             for transformers' own noise too, or for packing that keeps no document boundaries (TRL's "wrapped").
-        NoiseError: The noise cannot reach the model, or no document was noised by the end of training.
+        NoiseError: The noise cannot reach the model, or no document was noised in the first step or by the end.
     """
 
     def __init__(
@@ -49,8 +48,7 @@ class NoiseCallback(TrainerCallback):
         self._handle: NoiseHandle | None = None
         self._epoch = -1
         self._num_steps = 0
-        self._num_replicas = 1
-        self._logged = Totals()
+        self._log: NoiseLog | None = None
         self._resumed: dict[str, Any] = {}
 
     def realised(self) -> RealisedNoise:
@@ -89,13 +87,13 @@ class NoiseCallback(TrainerCallback):
         training = _Training()
         training.refuse_second()
         training.put_first(self)
-        self._num_replicas = training.num_replicas()
         self.detach()
         self._handle = NoiseHandle(_model(kwargs), self.settings, is_alive=training.is_running)
         if self._resumed:
             self._handle.meter.restore(self._resumed)
             self._resumed = {}
-        self._epoch, self._num_steps, self._logged = -1, 0, self._handle.meter.totals()
+        self._log = NoiseLog(self._handle, num_replicas=training.num_replicas())
+        self._epoch, self._num_steps = -1, 0
         self._handle.set_epoch(math.floor(state.epoch or 0))
 
     def on_epoch_begin(
@@ -115,8 +113,10 @@ class NoiseCallback(TrainerCallback):
             self._handle.set_epoch(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Count the step."""
+        """Count the step; refuse a training whose first step the noise did not reach."""
         self._num_steps += 1
+        if self._handle is not None and self._num_steps == 1:
+            refuse_unreached(self._handle, self._num_steps)
 
     def on_log(
         self,
@@ -127,26 +127,12 @@ class NoiseCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Put the realised noise beside the training loss, for every tracker and for the trainer's history."""
-        if self._handle is None or logs is None or "loss" not in logs:
+        if self._log is None or logs is None or "loss" not in logs:
             return
-        totals = self._handle.meter.totals()
-        recent, self._logged = totals.since(self._logged), totals
-        recent, totals = (self._over_ranks(part, args.device) for part in (recent, totals))
-        if not recent.num_documents:
-            return
-        values = {
-            "noise_alpha": recent.alpha_mean,
-            "noise_to_embedding": recent.noise_to_embedding,
-            "noise_documents": int(totals.num_documents),
-            "noise_tokens": int(totals.num_tokens),
-        }
-        logs.update(values)
-        state.log_history[-1].update(values)
-
-    def _over_ranks(self, totals: Totals, device: torch.device) -> Totals:
-        """The whole batch's totals; every rank logs at the same steps."""
-        sums = summed_over_ranks([getattr(totals, name) for name in Totals.__slots__], device)
-        return Totals(*(value / self._num_replicas for value in sums))
+        values = self._log.take(args.device)
+        if values:
+            logs.update(values)
+            state.log_history[-1].update(values)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -155,11 +141,7 @@ class NoiseCallback(TrainerCallback):
         if self._handle is None:
             return
         self._handle.detach()
-        if self.settings.alpha and self._num_steps and not self._handle.meter.totals().num_documents:
-            raise NoiseError(
-                f"noise of alpha={self.settings.alpha} must reach the model, got {self._num_steps} training steps and "
-                "0 documents noised. Check that the trainer runs this model in training mode, by calling it."
-            )
+        refuse_unreached(self._handle, self._num_steps)
 
 
 class _Training:
