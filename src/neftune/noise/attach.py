@@ -113,7 +113,7 @@ class NoiseHandle:
         self.meter = Meter()
         self._is_alive = is_alive
         self._removables: list[Any] = []
-        self._exposure = torch.tensor([RANDOM_DRAW, 0])
+        self._told, self._num_asked = torch.tensor(RANDOM_DRAW), torch.tensor(0)
         self._progress: float | None = None
         self._num_pauses = 0
         self._threads, self._traced = ThreadCalls(), Calls()
@@ -174,7 +174,7 @@ class NoiseHandle:
 
     def set_epoch(self, epoch: int) -> None:
         """Make the epoch the exposure: noise depends on seed, document and epoch alone, not on torch's generator."""
-        self._exposure[0] = int(epoch)
+        self._told.fill_(int(epoch))
 
     def set_progress(self, progress: float) -> None:
         """Tell the schedule how much of training is done.
@@ -303,7 +303,7 @@ class NoiseHandle:
         given = given_to(calls, stack, ids)
         if torch.compiler.is_compiling():
             if forward.draw is None:
-                forward.draw = draw_exposure(self._exposure, self._number)
+                forward.draw = draw_exposure(self._told, self._num_asked, self._number)
             noised = noise_operator(rows, ids, given, forward.draw, handle=self._number, stack=index)
             return noised.view_as(output)
         _refuse_transformers(module)
@@ -314,7 +314,7 @@ class NoiseHandle:
 
     def next_draw(self) -> int:
         """The exposure of the forward that begins: what `set_epoch` said, else a number from torch's generator."""
-        told = int(self._exposure[0])
+        told = int(self._told)
         return new_draw(self.settings.alpha) if told == RANDOM_DRAW else told
 
     def _running_stack(self, calls: Calls, embedding: nn.Module) -> int:

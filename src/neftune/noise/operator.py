@@ -31,15 +31,15 @@ def number_handle(handle: "NoiseHandle") -> int:
 
 
 # The operator counts its calls in place, or two forwards of one graph would be given one exposure for both.
-@torch.library.custom_op("neftune::exposure", mutates_args=("exposure",))
-def _exposure(exposure: Tensor, handle: int) -> Tensor:
+@torch.library.custom_op("neftune::exposure", mutates_args=("num_asked",))
+def _exposure(told: Tensor, num_asked: Tensor, handle: int) -> Tensor:
     owner = _handles.get(handle)
-    exposure[1] += 1
+    num_asked += 1
     return torch.tensor(RANDOM_DRAW if owner is None else owner.next_draw())
 
 
 @_exposure.register_fake
-def _(exposure: Tensor, handle: int) -> Tensor:
+def _(told: Tensor, num_asked: Tensor, handle: int) -> Tensor:
     return torch.empty((), dtype=torch.int64, device="cpu")
 
 
@@ -83,14 +83,15 @@ def _pass_on(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 _noised.register_autograd(_pass_on, setup_context=_keep_nothing)
 
 
-def draw_exposure(exposure: Tensor, handle: int) -> Tensor:
+def draw_exposure(told: Tensor, num_asked: Tensor, handle: int) -> Tensor:
     """The exposure of a forward that is being traced, an int64 on the CPU.
 
     Args:
-        exposure: The handle's own, int64 (2,): what it was told, and how often a graph asked.
+        told: What the handle was told, an int64.
+        num_asked: How often a graph asked it, an int64; counted up.
         handle: Its number.
     """
-    return _exposure(exposure, handle)
+    return _exposure(told, num_asked, handle)
 
 
 def noise_operator(
