@@ -129,3 +129,14 @@ def test_a_named_table_that_is_not_reached():
         pytest.raises(NoiseError, match="must reach Plain's Embedding in every training forward"),
     ):
         model(IDS)
+
+
+def test_its_ratio_is_that_of_the_named_table():
+    model = Plain()
+    nn.init.normal_(model.words.weight, std=0.02)
+    ratio = neftune.noise_to_signal(model, ALPHA, length=20, embeddings="words")
+    rms = model.words.weight.square().mean().sqrt().item()
+    assert ratio == pytest.approx(ALPHA / (3 * 20 * WIDTH) ** 0.5 / rms)
+    assert neftune.alpha_for(model, nsr=ratio, length=20, embeddings=model.words) == pytest.approx(ALPHA)
+    with neftune.attach(model, nsr=ratio, length=20, embeddings="words") as handle:
+        assert handle.alpha == pytest.approx(ALPHA)

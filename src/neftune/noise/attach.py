@@ -73,14 +73,13 @@ def attach(  # noqa: PLR0913 (each is one property of the noise)
     Source: arXiv 2310.05914, algorithm 1.
     """
     if nsr is not None:
-        alpha = _alpha_of(model, alpha, nsr=nsr, length=length, distribution=distribution, match=match)
+        length = _length_for(nsr, alpha, length)
+        alpha = alpha_for(model, nsr=nsr, length=length, distribution=distribution, match=match, embeddings=embeddings)
     settings = NoiseSettings(alpha, distribution, match, seed, positions, schedule)
     return NoiseHandle(model, settings, embeddings=embeddings)
 
 
-def _alpha_of(
-    model: nn.Module, alpha: float, *, nsr: float, length: float | None, distribution: str, match: Match
-) -> float:
+def _length_for(nsr: float, alpha: float, length: float | None) -> float:
     if alpha != _PAPERS_ALPHA:
         raise ConfigError(f"the noise is given as alpha or as nsr, got alpha={alpha!r} and nsr={nsr!r}. Give one.")
     if length is None:
@@ -88,7 +87,7 @@ def _alpha_of(
             f"nsr={nsr!r} needs the mean document length in tokens, got none: alpha / sqrt(L d) depends on it. "
             "Pass length=..., or alpha."
         )
-    return alpha_for(model, nsr=nsr, length=length, distribution=distribution, match=match)
+    return length
 
 
 class NoiseHandle:

@@ -1,18 +1,28 @@
 """The noise relative to what it disturbs: alpha does not carry over from model to model, this ratio does."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from neftune.errors import ConfigError, NoiseError
 from neftune.noise.settings import Match, NoiseSettings, check_alpha
-from neftune.noise.stacks import find_stacks
+from neftune.noise.stacks import Stack, find_stacks
+from neftune.noise.tables import Embeddings, is_quantised
+
+_ROWS = 1 << 14
+"""Rows of a quantised table that are looked up at once."""
 
 
 def noise_to_signal(
-    model: nn.Module, alpha: float, *, length: float, distribution: str = "uniform", match: Match = "rms"
+    model: nn.Module,
+    alpha: float,
+    *,
+    length: float,
+    distribution: str = "uniform",
+    match: Match = "rms",
+    embeddings: Embeddings | None = None,
 ) -> float:
     """RMS(noise) / RMS(embedding table): for the uniform, alpha / sqrt(3 L d) over the RMS of the table.
 
@@ -25,16 +35,23 @@ def noise_to_signal(
         length: Mean document length L in tokens, > 0.
         distribution: A registered distribution.
         match: "rms" or "paper", as in `attach`.
+        embeddings: The token embedding, where the model does not tell it; of several the first is judged.
 
     Raises:
         ConfigError: A value is out of range.
         NoiseError: No token embedding is found, or its table is all zeros.
     """
-    return check_alpha(alpha) * _ratio_per_alpha(model, length, distribution, match)
+    return check_alpha(alpha) * _ratio_per_alpha(find_stacks(model, embeddings)[0], length, distribution, match)
 
 
 def alpha_for(
-    model: nn.Module, *, nsr: float, length: float, distribution: str = "uniform", match: Match = "rms"
+    model: nn.Module,
+    *,
+    nsr: float,
+    length: float,
+    distribution: str = "uniform",
+    match: Match = "rms",
+    embeddings: Embeddings | None = None,
 ) -> float:
     """The alpha whose `noise_to_signal` is ``nsr``.
 
@@ -44,6 +61,7 @@ def alpha_for(
         length: Mean document length L in tokens, > 0.
         distribution: A registered distribution.
         match: "rms" or "paper", as in `attach`.
+        embeddings: The token embedding, where the model does not tell it; of several the first is judged.
 
     Raises:
         ConfigError: A value is out of range.
@@ -51,29 +69,43 @@ def alpha_for(
     """
     if not _is_positive(nsr) and nsr != 0:
         raise ConfigError(f"nsr must be a finite number >= 0, got {nsr!r}. Use nsr=0 for the no-noise baseline.")
-    return nsr / _ratio_per_alpha(model, length, distribution, match)
+    return nsr / _ratio_per_alpha(find_stacks(model, embeddings)[0], length, distribution, match)
 
 
-def _ratio_per_alpha(model: nn.Module, length: float, distribution: str, match: Match) -> float:
+def _ratio_per_alpha(stack: Stack, length: float, distribution: str, match: Match) -> float:
     if not _is_positive(length):
         raise ConfigError(
             f"length must be a finite number of tokens > 0, got {length!r}. Use the mean document length."
         )
     unit_norm = NoiseSettings(1.0, distribution, match).unit_norm
-    embedding: Any = find_stacks(model)[0].embedding
-    if embedding.weight.ndim != 2:
-        raise NoiseError(
-            "the ratio needs the whole embedding table, 2-D; got a weight of shape "
-            f"{list(embedding.weight.shape)}, as FSDP1 and ZeRO-3 leave it between forwards. Ask before wrapping, or "
-            "inside FullyShardedDataParallel.summon_full_params or deepspeed.zero.GatheredParameters."
-        )
-    rms = float(embedding.weight.detach().to(torch.float64).square().mean().sqrt())
+    rms, width = _table(stack)
     if not _is_positive(rms):
         raise NoiseError(
             f"the embedding table must have a positive, finite RMS, got {rms}. "
             "Load trained weights before asking for a noise-to-signal ratio."
         )
-    return unit_norm / math.sqrt(length * embedding.weight.shape[1]) / rms
+    return unit_norm / math.sqrt(length * width) / rms
+
+
+def _table(stack: Stack) -> tuple[float, int]:
+    """RMS of a stack's table and its width d."""
+    weight: Any = cast(Any, stack.embedding).weight
+    if weight.ndim != 2:
+        raise NoiseError(
+            "the ratio needs the whole embedding table, 2-D; got a weight of shape "
+            f"{list(weight.shape)}, as FSDP1 and ZeRO-3 leave it between forwards. Ask before wrapping, or "
+            "inside FullyShardedDataParallel.summon_full_params or deepspeed.zero.GatheredParameters."
+        )
+    if not is_quantised(weight):
+        return float(weight.detach().to(torch.float64).square().mean().sqrt()), weight.shape[1]
+    num_rows = getattr(stack.embedding, "num_embeddings", weight.shape[0])
+    total, count, width = 0.0, 0, 0
+    for start in range(0, num_rows, _ROWS):
+        with torch.no_grad():
+            ids = torch.arange(start, min(start + _ROWS, num_rows), device=weight.device)
+            rows = stack.embedding(ids).to(torch.float64) / stack.multiplier
+        total, count, width = total + float(rows.square().sum()), count + rows.numel(), rows.shape[-1]
+    return math.sqrt(total / count), width
 
 
 def _is_positive(value: object) -> bool:

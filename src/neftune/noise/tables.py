@@ -50,6 +50,12 @@ def is_table(module: nn.Module) -> bool:
     return len(_shape(module)) == 2
 
 
+def is_quantised(weight: Tensor) -> bool:
+    """Whether a table's weight holds codes, of which the numbers follow by a look-up alone."""
+    # torchao's tensors say that they are floating point, and compute nothing.
+    return not weight.is_floating_point() or type(weight).__module__.startswith("torchao.")
+
+
 def embedding_multiplier(embedding: nn.Module) -> float:
     """m: the factor that the embedding module applies to its table's rows (Gemma's and BART's ``embed_scale``)."""
     for module in embedding.modules():
