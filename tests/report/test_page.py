@@ -1,6 +1,5 @@
 import json
 import re
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -170,11 +169,3 @@ def test_a_missing_extra_is_one_line(monkeypatch):
 
 def _no_module(name):
     raise ModuleNotFoundError(name)
-
-
-@pytest.mark.slow
-def test_a_study_of_the_quickstarts_size_renders_in_ten_seconds(tmp_path):
-    study = make_study(sizes={"train": 60, "heldout": 200, "test": 300})
-    start = time.process_time()
-    write_report(study, tmp_path / "report.html")
-    assert time.process_time() - start < 10
