@@ -59,7 +59,7 @@ def _parts(noise: TokenNoise) -> Iterator[slice | Tensor]:
     if chosen is None or chosen.numel() == num_tokens:
         yield from (slice(i, i + step) for i in range(0, num_tokens, step))
     else:
-        yield from chosen.split(step)
+        yield from torch.split(chosen, step)
 
 
 def _squared_norms(values: Tensor) -> Tensor:

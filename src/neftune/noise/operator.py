@@ -38,7 +38,7 @@ def _exposure(told: Tensor, num_asked: Tensor, handle: int) -> Tensor:
     return torch.tensor(RANDOM_DRAW if owner is None else owner.next_draw())
 
 
-@_exposure.register_fake
+@_exposure.register_fake  # pyright: ignore[reportUnknownMemberType]
 def _(told: Tensor, num_asked: Tensor, handle: int) -> Tensor:
     return torch.empty((), dtype=torch.int64, device="cpu")
 
@@ -67,7 +67,7 @@ def _noised(  # noqa: PLR0913 (an operator takes tensors one by one)
     return result
 
 
-@_noised.register_fake
+@_noised.register_fake  # pyright: ignore[reportUnknownMemberType]
 def _(embedded: Tensor, *_rest: Any) -> Tensor:
     return torch.empty_like(embedded, memory_format=torch.contiguous_format)
 
@@ -80,7 +80,7 @@ def _pass_on(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     return gradient, *([None] * 10)
 
 
-_noised.register_autograd(_pass_on, setup_context=_keep_nothing)
+_noised.register_autograd(_pass_on, setup_context=_keep_nothing)  # pyright: ignore[reportUnknownMemberType]
 
 
 def draw_exposure(told: Tensor, num_asked: Tensor, handle: int) -> Tensor:

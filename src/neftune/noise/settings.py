@@ -104,7 +104,7 @@ class NoiseSettings:
 
 def _is_factor(value: Any) -> bool:
     is_number = not isinstance(value, bool) and isinstance(value, numbers.Real)
-    return is_number and math.isfinite(value) and value >= 0
+    return is_number and math.isfinite(float(value)) and float(value) >= 0
 
 
 def check_alpha(alpha: Any) -> float:
