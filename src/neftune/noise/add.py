@@ -3,8 +3,10 @@
 # N tokens of the flattened batch, D width
 """
 
+import functools
+import importlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,6 +40,9 @@ def add_(embeddings: Tensor, noise: TokenNoise) -> Squares:
         embeddings: (N, D), floating point.
         noise: The noise of these tokens.
     """
+    kernels = _kernels(embeddings.device)
+    if kernels is not None and kernels.supports(embeddings, noise):
+        return kernels.add_noise_(embeddings, noise)
     squares = Squares(torch.zeros_like(noise.scale), torch.zeros_like(noise.scale))
     for rows in _parts(noise):
         values, clean = noise.values(rows), embeddings[rows]
@@ -48,6 +53,17 @@ def add_(embeddings: Tensor, noise: TokenNoise) -> Squares:
         else:
             embeddings[rows] = (clean + values).to(clean.dtype)
     return squares
+
+
+@functools.cache
+def _kernels(device: torch.device) -> Any:
+    """The module of kernels, for devices that Triton compiles for and where it is installed."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+        return None
+    try:
+        return importlib.import_module("neftune.noise.kernels")
+    except ImportError:
+        return None
 
 
 def _parts(noise: TokenNoise) -> Iterator[slice | Tensor]:

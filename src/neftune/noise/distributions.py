@@ -60,7 +60,10 @@ class Distribution:
             float32 (tokens, width): an exact number and one rounded product each.
         """
         numbers = self.numbers(words)[:, :width]
-        factor = _to_sphere(numbers, scale) if self.on_sphere else scale * 2.0**-self.fraction_bits
+        if self.on_sphere:
+            factor = sphere_factor(numbers.to(torch.int64).square().sum(dim=1), scale, width=width)
+        else:
+            factor = scale * 2.0**-self.fraction_bits
         return numbers.mul_(factor[:, None])
 
     def unit(self, match: str) -> float:
@@ -77,10 +80,19 @@ class Distribution:
 distributions: Registry[Distribution] = Registry("distribution")
 
 
-def _to_sphere(numbers: Tensor, scale: Tensor) -> Tensor:
-    # Sums of squared integers and float64's division and root are the same on every device.
-    squares = numbers.to(torch.int64).square().sum(dim=1).clamp(min=1)
-    return (scale.to(torch.float64) * (numbers.shape[1] / squares.to(torch.float64)).sqrt()).to(torch.float32)
+def sphere_factor(squares: Tensor, scale: Tensor, *, width: int) -> Tensor:
+    """What brings whole numbers to the norm sqrt(d), times each token's scale.
+
+    Args:
+        squares: Sum of each token's squared numbers, int64 (tokens,).
+        scale: float32 (tokens,).
+        width: Channels d.
+
+    Returns:
+        float32 (tokens,), the same on every device: float64's division and root are exact to the last bit everywhere.
+    """
+    squares = squares.clamp(min=1).to(torch.float64)
+    return (scale.to(torch.float64) * (width / squares).sqrt()).to(torch.float32)
 
 
 def _uniform(words: Tensor) -> Tensor:
@@ -101,7 +113,7 @@ _SMALLEST_EXPONENT = 1023 - 1
 
 
 @cache
-def _quantiles(device: torch.device) -> Tensor:
+def quantile_table(device: torch.device) -> Tensor:
     """Upper normal quantiles in units of 2**-21 at tail probabilities v / 2**32, v = 2**e (1 + j / 128), e from -1."""
     cells = 1 << _CELL_BITS
     points = [2.0**exponent * (1 + j / cells) for exponent in range(-1, 31) for j in range(cells)]
@@ -120,7 +132,7 @@ def _gaussian(words: Tensor) -> Tensor:
     bits = size.view(torch.int64)
     cell = (bits >> (_MANTISSA_BITS - _CELL_BITS)) - (_SMALLEST_EXPONENT << _CELL_BITS)
     weight = (bits >> (_MANTISSA_BITS - _CELL_BITS - _WEIGHT_BITS)) & ((1 << _WEIGHT_BITS) - 1)
-    table = _quantiles(words.device)
+    table = quantile_table(words.device)
     left = table[cell]
     quantile = left + (((table[cell + 1] - left) * weight) >> _WEIGHT_BITS)
     return torch.where(words < 0, -quantile, quantile).to(torch.float32)

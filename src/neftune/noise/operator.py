@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 RANDOM_DRAW = -1
 """Stands for an exposure that is drawn from torch's generator."""
 
+# CUDA graphs would replay the noise of the step that they recorded.
+_NOT_RECORDED: Any = {"tags": (torch.Tag.cudagraph_unsafe,)} if hasattr(torch.Tag, "cudagraph_unsafe") else {}
+
 _handles: weakref.WeakValueDictionary[int, "NoiseHandle"] = weakref.WeakValueDictionary()
 _numbers = itertools.count()
 
@@ -31,7 +34,7 @@ def number_handle(handle: "NoiseHandle") -> int:
 
 
 # The operator counts its calls in place, or two forwards of one graph would be given one exposure for both.
-@torch.library.custom_op("neftune::exposure", mutates_args=("num_asked",))
+@torch.library.custom_op("neftune::exposure", mutates_args=("num_asked",), **_NOT_RECORDED)
 def _exposure(told: Tensor, num_asked: Tensor, handle: int) -> Tensor:
     owner = _handles.get(handle)
     num_asked += 1
@@ -43,7 +46,7 @@ def _(told: Tensor, num_asked: Tensor, handle: int) -> Tensor:
     return torch.empty((), dtype=torch.int64, device="cpu")
 
 
-@torch.library.custom_op("neftune::noised", mutates_args=())
+@torch.library.custom_op("neftune::noised", mutates_args=(), **_NOT_RECORDED)
 def _noised(  # noqa: PLR0913 (an operator takes tensors one by one)
     embedded: Tensor,
     input_ids: Tensor,
