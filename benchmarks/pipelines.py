@@ -75,7 +75,12 @@ def measure(provider: str, batches: Iterator[Batch], *, model: nn.Module | None 
 
 
 def alpaca_lengths(path: Path) -> list[int]:
-    """Tokens of every Alpaca example in its template, at four characters a token, at most 512 as in the paper."""
+    """Tokens of every Alpaca example in the paper's context."""
+    return document_lengths(path, CONTEXT)
+
+
+def document_lengths(path: Path, context: int) -> list[int]:
+    """Tokens of every example in Alpaca's template, at four characters a token, at most ``context``."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
@@ -85,8 +90,7 @@ def alpaca_lengths(path: Path) -> list[int]:
     end = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), eos_token="</s>")
     examples = read_examples(path, skip_bad=True).examples
     texts = (render(example, template="alpaca", tokenizer=end) for example in examples)
-    lengths = (round(len(text.prompt + text.response) / CHARACTERS_PER_TOKEN) for text in texts)
-    return [min(length, CONTEXT) for length in lengths]
+    return [min(round(len(text.prompt + text.response) / CHARACTERS_PER_TOKEN), context) for text in texts]
 
 
 def shuffled(lengths: Sequence[int], number: int, *, seed: int = 0) -> list[int]:

@@ -312,10 +312,30 @@ def test_the_result_is_plain_data_and_a_narrow_table():
 
 def test_the_nominal_alpha_is_read_off_what_is_there():
     model = make("llama")
-    with neftune.attach(model, 3.0):
+    with neftune.attach(model, 3.0, schedule="linear"):
         assert neftune.audit(model).alpha == 3.0
     activate_neftune(model, 7.0)
     assert neftune.audit(model).alpha == 7.0
+
+
+def test_a_noise_on_some_tokens_alone_is_said():
+    model, batch = Tokens(), make_batch((40, 40))
+    batch["labels"] = batch["input_ids"].clone()
+    batch["labels"][:, :10] = -100
+    with neftune.attach(model, 5.0, positions="response"):
+        result = audited(model, batch)
+    assert result.find().noised_share == pytest.approx(0.75)
+    assert result.find().mean == pytest.approx(0.75**0.5, abs=0.02)
+    assert result.verdict.endswith("75% of the real tokens get noise")
+
+
+def test_a_compiled_model_runs_on_unseen():
+    torch._dynamo.reset()
+    model = Tokens()
+    audit = neftune.audit(model, 5)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(**make_batch()), model(**make_batch()))
+    assert audit.result().find().num_forwards == 1
 
 
 def test_an_embedding_that_the_caller_names():

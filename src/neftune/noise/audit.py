@@ -88,7 +88,7 @@ def _nominal_alpha(subject: object, stacks: tuple[Stack, ...]) -> float:
     for stack in stacks:
         alphas += [
             getattr(stack.embedding, "neftune_noise_alpha", None),
-            getattr(hook_owner(stack.embedding), "alpha", None),
+            getattr(getattr(hook_owner(stack.embedding), "settings", None), "alpha", None),
         ]
     for alpha in alphas:
         if alpha is not None:
