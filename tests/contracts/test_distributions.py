@@ -5,6 +5,7 @@ import torch
 
 from neftune.errors import ConfigError, UnknownNameError
 from neftune.noise.distributions import UNIFORM_STD, distributions
+from neftune.noise.perturb import perturb
 from neftune.noise.philox import random_words
 from neftune.noise.settings import NoiseSettings
 from tests.reference import noise_oracle
@@ -58,6 +59,21 @@ def test_rms_matching_brings_all_to_the_uniforms_rms(name):
     assert entry.unit("paper") == 1.0
     assert NoiseSettings(1.0, name).unit_norm == pytest.approx(UNIFORM_STD)
     assert NoiseSettings(1.0, name, "paper").unit_norm == entry.std
+
+
+@pytest.mark.parametrize("match", ["rms", "paper"])
+@pytest.mark.parametrize("name", distributions)
+def test_a_documents_noise_is_the_oracles(name, match):
+    """To the bit where numbers are exact; the gaussian's quantiles are off by less than 1e-5."""
+    tokens, width = [5, 6, 5, 9, 2], 13
+    for seed, draw in ((0, 0), (-3, 7), (2**40, 2**33 + 1)):
+        settings = {"seed": seed, "draw": draw, "distribution": name, "match": match}
+        noise = perturb(torch.zeros(1, 5, width), 5.0, input_ids=torch.tensor([tokens]), **settings)[0]
+        expected = torch.tensor(noise_oracle.document_noise(tokens, width, alpha=5.0, **settings))
+        if distributions[name].bits == 16:
+            assert torch.equal(noise, expected)
+        else:
+            assert torch.allclose(noise, expected, rtol=1e-5, atol=1.5e-5 * 5 / (5 * width) ** 0.5)
 
 
 def test_uniform_is_exactly_within_its_bounds_and_its_mean_exactly_zero():

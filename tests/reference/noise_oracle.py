@@ -64,12 +64,42 @@ def gaussian(word: int) -> float:
     return -quantile if word >> 31 else quantile
 
 
-def document_noise(tokens: list[int], width: int, *, alpha: float, seed: int = 0, draw: int = 0) -> list[list[float]]:
-    """The paper's uniform noise of one document: rows of positions, columns of channels."""
+def bernoulli(half: int) -> float:
+    """The half word's sign."""
+    return -1.0 if half < 0 else 1.0
+
+
+def token_numbers(distribution: str, position: int, width: int, *, draw: int, key: int) -> list[float]:
+    """A token's random numbers, one a channel."""
+    if distribution in ("uniform", "bernoulli"):
+        number = uniform if distribution == "uniform" else bernoulli
+        drawn = words(position, width, bits=16, draw=draw, key=key)
+        return [number(half) for word in drawn for half in halves(word)][:width]
+    numbers = [gaussian(word) for word in words(position, width, bits=32, draw=draw, key=key)][:width]
+    if distribution == "sphere":
+        norm = math.sqrt(sum(number**2 for number in numbers))
+        numbers = [number / norm * math.sqrt(width) for number in numbers]
+    return numbers
+
+
+def document_noise(
+    tokens: list[int],
+    width: int,
+    *,
+    alpha: float,
+    seed: int = 0,
+    draw: int = 0,
+    distribution: str = "uniform",
+    match: str = "rms",
+) -> list[list[float]]:
+    """The noise of one document, by default the paper's: rows of positions, columns of channels."""
     key = mix(document_key(tokens) ^ mix(seed))
+    if match == "rms" and distribution != "uniform":
+        alpha /= math.sqrt(3)  # the others have a standard deviation of 1
     scale = float32(alpha / math.sqrt(len(tokens) * width))
-    rows: list[list[float]] = []
-    for position in range(len(tokens)):
-        numbers = [half for word in words(position, width, bits=16, draw=draw, key=key) for half in halves(word)]
-        rows.append([float32(uniform(half) * scale) for half in numbers[:width]])
-    return rows
+    if distribution == "bernoulli":  # an odd draw mirrors the even one before it
+        draw, scale = draw // 2, -scale if draw % 2 else scale
+    return [
+        [float32(number * scale) for number in token_numbers(distribution, position, width, draw=draw, key=key)]
+        for position in range(len(tokens))
+    ]
