@@ -22,7 +22,9 @@ def _texts() -> list[tuple[str, str, str]]:
         thing, colour = THINGS[i], COLOURS[i]
         prompt = " ".join(["what colour is the", *COLOURS[: i % 4], thing, "?"])
         answer = " ".join(["the", thing, "is", *COLOURS[: (3 * i) % 5], colour, "."])
-        texts.append((prompt, answer, " ".join(["is", *THINGS[: (5 * i) % 7 + 1]])))
+        other = " ".join(["is", *THINGS[: (5 * i) % 7 + 1]])
+        # TRL joins a prompt and its answer as they are.
+        texts.append((prompt, f" {answer}", f" {other}"))
     return texts
 
 
@@ -35,7 +37,7 @@ def preferences() -> list[dict[str, Any]]:
 
 
 def implicit_preferences() -> list[dict[str, Any]]:
-    return [{"chosen": f"{p} {answer}", "rejected": f"{p} {other}"} for p, answer, other in _texts()]
+    return [{"chosen": f"{p}{answer}", "rejected": f"{p}{other}"} for p, answer, other in _texts()]
 
 
 def labelled() -> list[dict[str, Any]]:

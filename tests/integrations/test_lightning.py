@@ -180,12 +180,13 @@ def test_checkpoints_are_those_of_a_model_without_noise_and_resuming_equals_goin
     noised = torch.load(tmp_path / "noised" / "epoch=1.ckpt", weights_only=False)
     clean = torch.load(tmp_path / "bare" / "epoch=1.ckpt", weights_only=False)
     assert noised["state_dict"].keys() == clean["state_dict"].keys()
-    assert not [name for name in noised["callbacks"] if "Noise" in name]
+    assert noised["callbacks"].keys() - clean["callbacks"].keys() == {"NoiseCallback"}
     for epoch in (0, 1):
-        resumed = Tuning()
+        resumed, noise = Tuning(), NoiseCallback(20.0)
         resume = str(tmp_path / "noised" / f"epoch={epoch}.ckpt")
-        fit(resumed, tmp_path, NoiseCallback(20.0), resume=resume, **options)
+        fit(resumed, tmp_path, noise, resume=resume, **options)
         assert same(weights(resumed), weights(whole))
+        assert noise.realised().num_documents == 36, "counted on"
 
 
 class Distilling(Tuning):
@@ -226,8 +227,36 @@ def test_a_model_in_evaluation_mode_is_refused_at_the_first_step(tmp_path):
 
 
 def test_two_callbacks(tmp_path):
-    with pytest.raises(ConfigError, match=r"one noise at a time, the trainer has 2 NoiseCallbacks\. Keep one"):
+    with pytest.raises(RuntimeError, match="more than one stateful callback of type `NoiseCallback`"):
         fit(Tuning(), tmp_path, NoiseCallback(5.0), NoiseCallback(5.0))
+    trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.callbacks += [NoiseCallback(5.0), NoiseCallback(5.0)]
+    with pytest.raises(ConfigError, match=r"one noise at a time, the trainer has 2 NoiseCallbacks\. Keep one"):
+        trainer.fit(Tuning(), loader())
+
+
+def test_a_schedule_follows_the_steps_of_the_fit(tmp_path):
+    log = Log()
+    fit(Tuning(), tmp_path, NoiseCallback(8.0, schedule="linear"), logger=log, log_every_n_steps=1)
+    asked = [row["noise_alpha_asked"] for row in log.rows if "noise_alpha_asked" in row]
+    assert asked == [8.0 - step for step in range(8)]
+    assert [row["noise_alpha"] for row in log.rows if "noise_alpha" in row] == pytest.approx(asked, rel=0.15)
+
+
+def test_a_schedule_needs_a_fit_that_ends(tmp_path):
+    with pytest.raises(ConfigError, match=r"schedule 'linear' needs a fit that ends, got neither max_steps nor max_ep"):
+        fit(Tuning(), tmp_path, NoiseCallback(5.0, schedule="linear"), max_epochs=-1)
+
+
+def test_a_fit_by_ratio_goes_on_with_the_alpha_it_began_with(tmp_path):
+    saves = lightning.callbacks.ModelCheckpoint(dirpath=str(tmp_path), save_top_k=-1, filename="{epoch}")
+    options = {"enable_checkpointing": True, "max_epochs": 2}
+    whole, noise = Tuning(), NoiseCallback(nsr=0.5, length=8)
+    fit(whole, tmp_path, noise, saves, **options)
+    resumed, later = Tuning(), NoiseCallback(nsr=0.5, length=8)
+    fit(resumed, tmp_path, later, resume=str(tmp_path / "epoch=0.ckpt"), **options)
+    assert same(weights(resumed), weights(whole))
+    assert later.realised() == noise.realised()
 
 
 def test_reading_too_early():

@@ -199,6 +199,125 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
         assert same(weights(resumed), weights(whole)), f"killed after step {stop} of 8, epochs end at 4 and 8"
 
 
+class TestSchedule:
+    """Alpha follows the share of steps done."""
+
+    def asked(self, trainer: Trainer) -> list[float]:
+        return [log["noise_alpha_asked"] for log in trainer.state.log_history if "noise_alpha_asked" in log]
+
+    @pytest.mark.parametrize("accumulation", [1, 2])
+    def test_it_is_asked_once_a_step_and_what_it_says_is_realised(self, tmp_path, accumulation):
+        noise = neftune.NoiseCallback(8.0, schedule="linear")
+        sizes = {"per_device_train_batch_size": 3 // accumulation, "gradient_accumulation_steps": accumulation}
+        trainer = make_trainer(tmp_path, noise, logging_steps=1, **sizes)
+        trainer.train()
+        steps = trainer.state.max_steps
+        assert self.asked(trainer) == [8.0 * (1 - step / steps) for step in range(steps)]
+        realised = [log["noise_alpha"] for log in trainer.state.log_history if "noise_alpha" in log]
+        assert realised == pytest.approx(self.asked(trainer), rel=0.15)
+
+    def test_any_function_of_progress(self, tmp_path):
+        seen: list[float] = []
+
+        def half_way(progress: float) -> float:
+            seen.append(progress)
+            return float(progress >= 0.5)
+
+        noise = neftune.NoiseCallback(8.0, schedule=half_way)
+        trainer = make_trainer(tmp_path, noise, logging_steps=1, save_strategy="steps", save_steps=4)
+        trainer.train()
+        assert self.asked(trainer) == [0.0] * 4 + [8.0] * 4
+        assert set(seen) == {step / 8 for step in range(8)}
+
+    def test_resumed_it_goes_on_where_it_was(self, tmp_path):
+        def trainer(folder: str) -> Trainer:
+            noise = neftune.NoiseCallback(20.0, schedule="cosine")
+            options = {"save_strategy": "steps", "save_steps": 3, "logging_steps": 1}
+            return make_trainer(tmp_path / folder, noise, model=make("gpt2"), **options)
+
+        whole, resumed = trainer("whole"), trainer("resumed")
+        whole.train()
+        resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+        assert same(weights(resumed), weights(whole))
+        assert self.asked(resumed) == self.asked(whole)
+
+
+class TestRatio:
+    """The noise as a share of the embeddings it is added to."""
+
+    def test_alpha_follows_from_the_model_as_training_begins(self, tmp_path):
+        noise = neftune.NoiseCallback(nsr=0.5, length=TOTAL_TOKENS / NUM_EXAMPLES)
+        assert noise.settings is None
+        trainer = make_trainer(tmp_path, noise, learning_rate=0.0)
+        trainer.train()
+        expected = neftune.alpha_for(trainer.model, nsr=0.5, length=TOTAL_TOKENS / NUM_EXAMPLES)
+        assert noise.settings.alpha == expected
+        assert noise.realised().noise_to_embedding == pytest.approx(0.5, rel=0.05)
+
+    def test_a_resumed_training_keeps_the_alpha_it_began_with(self, tmp_path):
+        def run(folder: str, resume: str | None = None) -> tuple[Trainer, neftune.NoiseCallback]:
+            noise = neftune.NoiseCallback(nsr=0.5, length=8)
+            options = {"save_strategy": "steps", "save_steps": 3, "logging_steps": 1}
+            trainer = make_trainer(tmp_path / folder, noise, model=make("gpt2"), **options)
+            trainer.train(resume_from_checkpoint=resume)
+            return trainer, noise
+
+        whole, noise = run("whole")
+        resumed, later = run("resumed", str(tmp_path / "whole" / "checkpoint-3"))
+        assert same(weights(resumed), weights(whole))
+        assert later.realised() == noise.realised(), "the meter counts on"
+        assert noise.settings == later.settings
+
+    def test_it_is_given_once_and_with_a_length(self):
+        with pytest.raises(ConfigError, match=r"given as alpha or as nsr, got alpha=7 and nsr=0\.5\. Give one"):
+            neftune.NoiseCallback(7, nsr=0.5, length=10)
+        with pytest.raises(ConfigError, match=r"nsr=0\.5 needs the mean document length in tokens, got none"):
+            neftune.NoiseCallback(nsr=0.5)
+
+
+def test_callbacks_restored_by_the_trainer_itself_go_on(tmp_path):
+    def run(folder: str, resume: str | None = None, **options: object) -> Trainer:
+        noise = neftune.NoiseCallback(20.0, distribution="gaussian", seed=4, schedule="linear")
+        trainer = make_trainer(
+            tmp_path / folder, noise, save_strategy="steps", save_steps=3, logging_steps=1, **options
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    whole = run("whole")
+    checkpoint = str(tmp_path / "whole" / "checkpoint-3")
+    resumed = run("resumed", checkpoint, restore_callback_states_from_checkpoint=True)
+    assert same(weights(resumed), weights(whole))
+    drop = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss"}
+    histories = [[log for log in t.state.log_history if not drop & log.keys()] for t in (resumed, whole)]
+    assert histories[0] == histories[1]
+
+
+def test_a_checkpoint_written_without_the_callback_is_no_obstacle(tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 3}
+    make_trainer(tmp_path, **options).train()
+    noise = neftune.NoiseCallback(5.0)
+    make_trainer(tmp_path, noise, **options).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert noise.realised().num_documents == 24 - 9
+
+
+def test_answers_alone_are_noised(tmp_path):
+    def half(examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        batch = collate(examples)
+        batch["labels"][:, :3] = -100
+        return batch
+
+    shares = {}
+    for positions in ("all", "prompt", "response"):
+        noise = neftune.NoiseCallback(5.0, positions=positions)
+        trainer = make_trainer(tmp_path, noise)
+        trainer.data_collator = half
+        trainer.train()
+        shares[positions] = noise.realised().num_tokens
+    assert shares["prompt"] == 3 * NUM_EXAMPLES * EPOCHS
+    assert shares["all"] == shares["prompt"] + shares["response"] == TOTAL_TOKENS * EPOCHS
+
+
 class TestAfterAnException:
     """What an exception inside ``train()`` leaves behind does no harm."""
 

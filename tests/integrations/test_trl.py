@@ -9,7 +9,7 @@ from datasets import Dataset
 import neftune
 from neftune.errors import ConfigError
 from tests.tiny import make_checkpoint
-from tests.tiny_trl import make_trainer
+from tests.tiny_trl import completions, make_trainer
 from tests.witness import Witness
 
 NUM_EXAMPLES = 12
@@ -120,9 +120,22 @@ def test_the_noise_is_exact_in_every_layout(checkpoint, tmp_path, layout):
     make_trainer("SFT", checkpoint, tmp_path, [noise, witness], **LAYOUTS[layout]).train()
     lengths = [length for seen in witness.noised for length in seen.lengths]
     assert len(set(lengths)) > 1
-    assert max(lengths) <= (12 if LAYOUTS[layout].get("max_length") == 12 else 18)
+    assert max(lengths) <= (12 if LAYOUTS[layout].get("max_length") == 12 else 19)
     realised = noise.realised()
     assert (realised.num_documents, realised.num_tokens) == (len(lengths), sum(lengths))
+
+
+@pytest.mark.parametrize("layout", ["padded", "padding-free", "bfd"])
+def test_answers_alone_are_noised_in_every_layout(checkpoint, tmp_path, layout):
+    tokens = {}
+    for positions in ("all", "prompt", "response"):
+        noise = neftune.NoiseCallback(20.0, positions=positions)
+        trainer = make_trainer("SFT", checkpoint, tmp_path, [noise], completion_only_loss=True, **LAYOUTS[layout])
+        trainer.train()
+        tokens[positions] = noise.realised().num_tokens
+    answers = 2 * sum(len(row["completion"].split()) + 1 for row in completions())
+    assert tokens["response"] == answers
+    assert tokens["prompt"] == tokens["all"] - answers
 
 
 def test_packing_without_boundaries_is_refused(checkpoint, tmp_path):
@@ -133,8 +146,6 @@ def test_packing_without_boundaries_is_refused(checkpoint, tmp_path):
 
 
 def test_evaluation_inside_training_is_clean(checkpoint, tmp_path):
-    from tests.tiny_trl import completions
-
     noise, witness = neftune.NoiseCallback(20.0), Witness(20.0)
     options = {"learning_rate": 0.0, "eval_strategy": "steps", "eval_steps": 1}
     given = {"eval_dataset": Dataset.from_list(completions())}

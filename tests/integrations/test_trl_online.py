@@ -78,6 +78,16 @@ def test_old_log_probabilities_are_clean_and_every_pass_over_a_completion_is_an_
     assert all(len(draws) == 2 for draws in by_completion.values()), "both passes see noise of their own"
 
 
+def test_completions_alone_are_noised(checkpoint, tmp_path):
+    tokens = {}
+    for positions in ("all", "prompt", "response"):
+        noise = neftune.NoiseCallback(20.0, positions=positions)
+        make_trainer("GRPO", checkpoint, tmp_path, [noise], learning_rate=0.0).train()
+        tokens[positions] = noise.realised().num_tokens
+    assert 0 < tokens["response"] <= 8 * 12
+    assert tokens["all"] == tokens["prompt"] + tokens["response"]
+
+
 MODES = {
     "recomputed": {"gradient_checkpointing": True},
     "recomputed reentrant": {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},

@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 
 import neftune
 from tests.tiny import make_checkpoint
-from tests.tiny_trl import load_model, make_trainer
+from tests.tiny_trl import load_model, make_trainer, preferences
 from tests.witness import Witness
 
 pytestmark = [
@@ -121,7 +121,19 @@ def test_chosen_and_rejected_are_noised_each_by_its_own_length(checkpoint, tmp_p
     half = len(seen.lengths) // 2
     assert seen.documents[:half] != seen.documents[half:], "the answers differ"
     assert noise.realised().num_documents == 32
-    assert max(length for seen in witness.noised for length in seen.lengths) == (12 if mode == "cut" else 18)
+    assert max(length for seen in witness.noised for length in seen.lengths) == (12 if mode == "cut" else 19)
+
+
+def test_answers_alone_are_noised(checkpoint, tmp_path):
+    tokens = {}
+    for positions in ("all", "prompt", "response"):
+        noise = neftune.NoiseCallback(20.0, positions=positions)
+        make_trainer("DPO", checkpoint, tmp_path, [noise], **STILL).train()
+        tokens[positions] = noise.realised().num_tokens
+    rows = preferences()
+    assert tokens["response"] == sum(len(row[name].split()) + 1 for row in rows for name in ("chosen", "rejected"))
+    assert tokens["prompt"] == 2 * sum(len(row["prompt"].split()) for row in rows)
+    assert tokens["all"] == tokens["prompt"] + tokens["response"]
 
 
 def test_the_kl_term_of_kto_is_clean(checkpoint, tmp_path):
@@ -132,8 +144,6 @@ def test_the_kl_term_of_kto_is_clean(checkpoint, tmp_path):
 
 def test_evaluation_inside_training_is_clean(checkpoint, tmp_path):
     from datasets import Dataset
-
-    from tests.tiny_trl import preferences
 
     noise, witness = neftune.NoiseCallback(20.0), Witness(20.0)
     options = {**STILL, "eval_strategy": "steps", "eval_steps": 1}

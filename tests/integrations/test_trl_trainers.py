@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import neftune
-from neftune.errors import ConfigError
+from neftune.errors import ConfigError, NoiseError
 from tests.tiny import make_checkpoint
 from tests.tiny_trl import KINDS, make_trainer
 from tests.witness import Witness
@@ -45,6 +45,12 @@ def test_the_baseline_equals_training_without_the_callback_bit_for_bit(checkpoin
         trained[alpha] = [parameter.detach().clone() for parameter in trainer.model.parameters()]
     assert all(torch.equal(one, other) for one, other in zip(trained[None], trained[0.0], strict=True))
     assert not all(torch.equal(one, other) for one, other in zip(trained[None], trained[20.0], strict=True))
+
+
+def test_answers_alone_need_labels_which_a_reward_model_is_not_given(checkpoint, tmp_path):
+    trainer = make_trainer("Reward", checkpoint, tmp_path, [neftune.NoiseCallback(5.0, positions="response")])
+    with pytest.raises(NoiseError, match=r"labels"):
+        trainer.train()
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -29,7 +29,7 @@ class NoiseLog:
 
         Returns:
             ``noise_alpha`` and ``noise_to_embedding`` since the last log, ``noise_documents`` and ``noise_tokens`` so
-            far.
+            far, ``noise_alpha_asked`` of the last step.
         """
         totals = self._handle.meter.totals()
         recent, self._logged = totals.since(self._logged), totals
@@ -41,6 +41,7 @@ class NoiseLog:
             "noise_to_embedding": recent.noise_to_embedding,
             "noise_documents": int(totals.num_documents),
             "noise_tokens": int(totals.num_tokens),
+            "noise_alpha_asked": self._handle.alpha,
         }
 
     def _over_ranks(self, totals: Totals, device: torch.device) -> Totals:
@@ -59,8 +60,9 @@ def refuse_unreached(handle: NoiseHandle, num_steps: int) -> None:
     Raises:
         NoiseError: There were steps, and no document was noised in them.
     """
-    if handle.alpha and num_steps and not handle.meter.totals().num_documents:
+    alpha = handle.settings.alpha
+    if alpha and num_steps and not handle.meter.totals().num_documents:
         raise NoiseError(
-            f"noise of alpha={handle.alpha} must reach the model, got {num_steps} training steps and 0 documents "
+            f"noise of alpha={alpha} must reach the model, got {num_steps} training steps and 0 documents "
             "noised. Check that the trainer runs this model in training mode (model.train()), by calling it."
         )

@@ -1,24 +1,25 @@
 """The noise in transformers' Trainer and in every trainer made from it (TRL's)."""
 
+import dataclasses
 import math
-import sys
-import threading
-from collections.abc import Mapping
-from types import FrameType
 from typing import Any
 
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
 from neftune.errors import ConfigError, NoiseError
+from neftune.integrations.asked import AskedNoise, resumable
 from neftune.integrations.logs import NoiseLog, refuse_unreached
+from neftune.integrations.train_call import TrainCall
 from neftune.noise.attach import NoiseHandle
-from neftune.noise.meter import Meter
-from neftune.noise.settings import Match, NoiseSettings
+from neftune.noise.schedules import Schedule
+from neftune.noise.settings import Match, NoiseSettings, Positions
+from neftune.noise.tables import Embeddings
 from neftune.records import RealisedNoise
 
 
-class NoiseCallback(TrainerCallback):
+class NoiseCallback(TrainerCallback, ExportableState):
     """The noise for as long as a trainer trains; each epoch is one exposure.
 
     Where a trainer passes several times over the completions that it generates (TRL's ``num_iterations`` above 1), each
@@ -27,13 +28,20 @@ class NoiseCallback(TrainerCallback):
     It attaches when training begins and detaches when it ends. After an exception inside ``train()`` the noise detaches
     itself at the model's next training forward outside that call, which already runs without it. Training logs get
     ``noise_alpha`` and ``noise_to_embedding`` (realised since the last log), ``noise_documents`` and ``noise_tokens``
-    (all so far).
+    (all so far) and ``noise_alpha_asked`` (the schedule's, at the last step). The trainer's checkpoints keep what was
+    realised, and the alpha that ``nsr`` gave, so that a resumed training goes on with both.
 
     Args:
         alpha: The paper's scale, >= 0 (paper: 5, 10 or 15).
         distribution: A registered distribution.
         match: "rms" brings every distribution to the uniform's RMS, "paper" uses it unscaled.
+        positions: "all" of a document's tokens (the paper), or those of its "prompt" (label -100) or "response" alone.
+        schedule: A registered schedule, or a function from progress in [0, 1] (steps done of all steps) to a factor of
+            alpha.
         seed: Chooses the stream of noise.
+        nsr: Instead of alpha, the noise-to-signal ratio RMS(noise) / RMS(embedding table); see `neftune.alpha_for`.
+        length: Mean document length in tokens, which ``nsr`` needs.
+        embeddings: The token embedding, or several, as modules of the model or by their dotted names.
 
     Raises:
         ConfigError: A setting is out of range, the trainer has two of these callbacks, or the training arguments ask
@@ -41,15 +49,33 @@ class NoiseCallback(TrainerCallback):
         NoiseError: The noise cannot reach the model, or no document was noised in the first step or by the end.
     """
 
-    def __init__(
-        self, alpha: float = 5.0, *, distribution: str = "uniform", match: Match = "rms", seed: int = 0
+    def __init__(  # noqa: PLR0913 (as in `attach`)
+        self,
+        alpha: float = 5.0,
+        *,
+        distribution: str = "uniform",
+        match: Match = "rms",
+        positions: Positions = "all",
+        schedule: str | Schedule = "constant",
+        seed: int = 0,
+        nsr: float | None = None,
+        length: float | None = None,
+        embeddings: Embeddings | None = None,
     ) -> None:
-        self.settings = NoiseSettings(alpha, distribution, match, seed)
+        settings = NoiseSettings(alpha, distribution, match, seed, positions, schedule)
+        self._asked = AskedNoise(settings, nsr, length, embeddings)
         self._handle: NoiseHandle | None = None
+        self._log: NoiseLog | None = None
         self._epoch = -1
         self._num_steps = 0
-        self._log: NoiseLog | None = None
         self._resumed: dict[str, Any] = {}
+
+    @property
+    def settings(self) -> NoiseSettings | None:
+        """What noise; None as long as its alpha is still to follow from ``nsr`` and the model."""
+        if self._handle is not None:
+            return self._handle.settings
+        return None if self._asked.alpha is None else self._asked.settings
 
     def realised(self) -> RealisedNoise:
         """What the model received in the last training, or so far in this one.
@@ -61,13 +87,14 @@ class NoiseCallback(TrainerCallback):
             raise NoiseError("realised() needs a training that has begun, got none. Call it after trainer.train().")
         return self._handle.realised()
 
-    def meter_state(self) -> dict[str, Any]:
-        """What was realised so far as plain data, for a checkpoint beside the trainer's own."""
-        return self._handle.meter.state() if self._handle else Meter().state()
-
-    def restore_meter(self, state: Mapping[str, Any]) -> None:
-        """Let the next training count on from what `meter_state` gave; call it before resuming."""
-        self._resumed = dict(state)
+    def state(self) -> dict[str, Any]:
+        """What the trainer writes into its checkpoints: the arguments, and what a resumed training goes on with."""
+        settings = self._asked.settings
+        arguments = {item.name: getattr(settings, item.name) for item in dataclasses.fields(settings)}
+        if callable(settings.schedule):
+            arguments["schedule"] = f"{settings.schedule!r} (no name to restore it by)"
+        arguments |= {"nsr": self._asked.nsr, "length": self._asked.length}
+        return {"args": arguments, "attributes": {"_resumed": resumable(self._handle)}}
 
     def detach(self) -> None:
         """Take the noise off the model, if it is still on."""
@@ -77,24 +104,32 @@ class NoiseCallback(TrainerCallback):
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Refuse a second noise, and packing without boundaries, before anything is spent."""
         _refuse_arguments(args)
-        _Training().refuse_second()
+        TrainCall().refuse_second(NoiseCallback)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Attach, in place of what an earlier training that failed may have left behind."""
         _refuse_arguments(args)
-        training = _Training()
-        training.refuse_second()
+        training = TrainCall()
+        training.refuse_second(NoiseCallback)
         training.put_first(self)
         self.detach()
-        self._handle = NoiseHandle(_model(kwargs), self.settings, is_alive=training.is_running)
-        if self._resumed:
-            self._handle.meter.restore(self._resumed)
-            self._resumed = {}
+        self._resume(state)
+        self._handle = self._asked.put_on(_model(kwargs), self._resumed, is_alive=training.is_running)
+        self._resumed = {}
         self._log = NoiseLog(self._handle, num_replicas=training.num_replicas())
         self._epoch, self._num_steps = -1, 0
         self._handle.set_epoch(math.floor(state.epoch or 0))
+        self._handle.set_progress(_progress(state))
+
+    def _resume(self, state: TrainerState) -> None:
+        """Take up what a checkpoint holds, and be in the state that the next one is written from."""
+        stored: Any = state.stateful_callbacks
+        name = type(self).__name__
+        if state.global_step and not self._resumed:
+            self._resumed = stored.get(name, {}).get("attributes", {}).get("_resumed", {})
+        stored[name] = self.state()
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -108,8 +143,11 @@ class NoiseCallback(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Make this step the exposure where one epoch passes several times over the same completions."""
-        if self._handle is not None and getattr(args, "num_iterations", 1) > 1:
+        """Tell the schedule; make this step the exposure where an epoch passes several times over its completions."""
+        if self._handle is None:
+            return
+        self._handle.set_progress(_progress(state))
+        if getattr(args, "num_iterations", 1) > 1:
             self._handle.set_epoch(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -144,57 +182,8 @@ class NoiseCallback(TrainerCallback):
         refuse_unreached(self._handle, self._num_steps)
 
 
-class _Training:
-    """The ``train()`` call that is beginning now, as the stack of Python frames shows it."""
-
-    def __init__(self) -> None:
-        self._frame: FrameType | None
-        self._trainer: Any
-        self._frame, self._trainer = _trainer_frame()
-        self._thread = threading.get_ident()
-
-    def is_running(self) -> bool:
-        """Whether the asking forward pass happens inside this training."""
-        if self._frame is None or threading.get_ident() != self._thread:
-            return True
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None:
-            if frame is self._frame:
-                return True
-            frame = frame.f_back
-        return False
-
-    def num_replicas(self) -> int:
-        """How many ranks noise the very same tokens: those of one tensor-parallel group."""
-        return self._trainer.get_tp_size() if hasattr(self._trainer, "get_tp_size") else 1
-
-    def put_first(self, callback: TrainerCallback) -> None:
-        """Let a callback hear of logs before the trackers do, which otherwise come first."""
-        callbacks = self._callbacks()
-        if callback in callbacks:
-            callbacks.remove(callback)
-            callbacks.insert(0, callback)
-
-    def refuse_second(self) -> None:
-        """Refuse a trainer that has two callbacks for the noise, or one of them twice."""
-        number = sum(isinstance(callback, NoiseCallback) for callback in self._callbacks())
-        if number > 1:
-            raise ConfigError(
-                f"training takes one noise at a time, the trainer has {number} NoiseCallbacks. Keep one of them."
-            )
-
-    def _callbacks(self) -> list[TrainerCallback]:
-        return getattr(getattr(self._trainer, "callback_handler", None), "callbacks", [])
-
-
-def _trainer_frame() -> tuple[FrameType | None, object]:
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        owner = frame.f_locals.get("self")
-        if hasattr(owner, "callback_handler"):
-            return frame, owner
-        frame = frame.f_back
-    return None, None
+def _progress(state: TrainerState) -> float:
+    return min(1.0, state.global_step / max(state.max_steps, 1))
 
 
 def _model(kwargs: dict[str, Any]) -> nn.Module:

@@ -73,13 +73,18 @@ def attach(  # noqa: PLR0913 (each is one property of the noise)
     Source: arXiv 2310.05914, algorithm 1.
     """
     if nsr is not None:
-        length = _length_for(nsr, alpha, length)
+        length = length_for(nsr, alpha, length)
         alpha = alpha_for(model, nsr=nsr, length=length, distribution=distribution, match=match, embeddings=embeddings)
     settings = NoiseSettings(alpha, distribution, match, seed, positions, schedule)
     return NoiseHandle(model, settings, embeddings=embeddings)
 
 
-def _length_for(nsr: float, alpha: float, length: float | None) -> float:
+def length_for(nsr: float, alpha: float, length: float | None) -> float:
+    """The length that ``nsr`` needs.
+
+    Raises:
+        ConfigError: There is none, or an alpha is given as well.
+    """
     if alpha != _PAPERS_ALPHA:
         raise ConfigError(f"the noise is given as alpha or as nsr, got alpha={alpha!r} and nsr={nsr!r}. Give one.")
     if length is None:

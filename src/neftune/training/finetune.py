@@ -158,7 +158,6 @@ def _watch(
         settings.stop_at_clean_train_loss,
         settings.on_progress,
         _fingerprint(model, documents, settings),
-        noise.meter_state,
     )
     return Watch(model, timetable, watched)
 
@@ -195,7 +194,6 @@ def _train(trainer: "SFTTrainer", watch: Watch, noise: "NoiseCallback", found: C
     if found:
         logger.info("going on from %s", found.folder.name)
         watch.restore(found.state)
-        noise.restore_meter(found.state["noise"])
     else:
         watch.measure_start()
         if watch.reached_at_start:

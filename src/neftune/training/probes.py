@@ -92,14 +92,12 @@ class Watched:
         stop_at: Clean training loss at or below which training stops; None never stops.
         on_progress: Called after every step.
         run: Identifies the run in its checkpoints.
-        noise_state: State of the noise's meter, to be carried in checkpoints.
     """
 
     probes: Mapping[str, Probe]
     stop_at: float | None
     on_progress: Callable[[Progress], None] | None
     run: str
-    noise_state: Callable[[], Mapping[str, Any]]
 
 
 class Watch(TrainerCallback):
@@ -127,7 +125,6 @@ class Watch(TrainerCallback):
         return {
             "history": [asdict(point) for point in self.history],
             "losses": self._losses,
-            "noise": self.watched.noise_state(),
         }
 
     def on_step_end(  # noqa: D102
