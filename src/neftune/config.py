@@ -114,6 +114,10 @@ class NoiseConfig(Knobs):
     """A registered distribution."""
     match: Literal["rms", "paper"] = "rms"
     """"rms" compares distributions at the uniform's RMS; "paper" uses them unscaled."""
+    positions: Literal["all", "prompt", "response"] = "all"
+    """Which of a document's tokens get noise (paper: all); L stays the whole document's."""
+    schedule: str = "constant"
+    """A registered schedule of alpha over training (paper: constant)."""
 
     @model_validator(mode="after")
     def _one_scale(self) -> "NoiseConfig":

@@ -14,6 +14,7 @@ from neftune.study.check import check_run
     ("settings", "message"),
     [
         ({"noise": {"alpha": 5, "distribution": "unifrom"}}, "Did you mean 'uniform'"),
+        ({"noise": {"alpha": 5, "schedule": "linea"}}, "Did you mean 'linear'"),
         ({"data": {"template": "alpca"}}, "Did you mean 'alpaca'"),
         ({"data": {"format": "alpca"}}, "Did you mean 'alpaca'"),
         ({"evaluate": {"judge": "fact"}}, "Did you mean 'facts'"),

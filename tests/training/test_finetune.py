@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from neftune.config import NoiseConfig
 from neftune.errors import ConfigError, DataError, DivergedError, StoreError
 from neftune.records import Document
 from neftune.training.checkpoints import remove_checkpoints
@@ -65,6 +66,18 @@ def test_loss_is_the_token_mean_also_where_the_model_takes_no_loss_arguments(tmp
     settings = tiny_settings(tmp_path, batch_size=8, micro_batch_size=2, epochs=1, evaluations=1)
     history = finetune(model, tiny_tokenizer(), documents, settings=settings).history
     assert history[-1].values["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_every_setting_of_the_noise_reaches_it(tmp_path):
+    documents, received = tiny_documents(8), {}
+    for positions, schedule in (("all", "constant"), ("all", "linear"), ("response", "constant")):
+        noise = NoiseConfig(alpha=5.0, positions=positions, schedule=schedule)
+        settings = replace(tiny_settings(tmp_path, batch_size=8, epochs=4, alpha=5.0), noise=noise)
+        received[positions, schedule] = finetune(tiny_llama(), tiny_tokenizer(), documents, settings=settings).noise
+    plain = received["all", "constant"]
+    assert plain.num_tokens == 4 * sum(len(document.input_ids) for document in documents)
+    assert received["all", "linear"].alpha_mean == pytest.approx(5 * (1 + 0.75 + 0.5 + 0.25) / 4, rel=0.1)
+    assert received["response", "constant"].num_tokens == 4 * sum(sum(document.loss_mask) for document in documents)
 
 
 def test_gradient_accumulation_does_not_change_the_update(tmp_path):

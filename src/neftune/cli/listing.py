@@ -10,6 +10,7 @@ from neftune.study.store import Store
 
 REGISTRIES = {
     "distributions": "neftune.noise.distributions:distributions",
+    "schedules": "neftune.noise.schedules:schedules",
     "formats": "neftune.data.formats:formats",
     "data-sets": "neftune.data.datasets:data_sets",
     "templates": "neftune.data.prompts:templates",

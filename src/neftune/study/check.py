@@ -15,8 +15,10 @@ def check_run(config: RunConfig) -> None:
     from neftune.data.prompts import templates
     from neftune.evaluation.judges import judges
     from neftune.noise.distributions import distributions
+    from neftune.noise.schedules import schedules
 
     distributions[config.noise.distribution]
+    schedules[config.noise.schedule]
     if config.data.format != "auto":
         formats[config.data.format]
     if config.data.template != "auto":

@@ -137,6 +137,8 @@ def _noise_callback(settings: FinetuneSettings) -> "NoiseCallback":
         alpha=settings.alpha,
         distribution=settings.noise.distribution,
         match=settings.noise.match,
+        positions=settings.noise.positions,
+        schedule=settings.noise.schedule,
         seed=stream_seed(settings.seed, "noise"),
     )
 
