@@ -29,7 +29,10 @@ def test_importing_neftune_imports_no_torch():
     assert shown.stdout.split() == ["False", "False"]
 
 
-@pytest.mark.parametrize("module", ["records", "study.store", "analysis.effects", "analysis.verdict", "report.page"])
+READERS = ("records", "study.store", "analysis.effects", "analysis.verdict", "report.page", "report.audit")
+
+
+@pytest.mark.parametrize("module", READERS)
 def test_reading_results_imports_no_torch(module: str):
     code = f"import sys, neftune.{module}; print('torch' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

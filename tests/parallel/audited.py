@@ -1,0 +1,59 @@
+"""The audit of a model on two ranks: each rank reads its own rows, and training stays as it was."""
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+from transformers.integrations.neftune import activate_neftune
+
+import neftune
+from tests.parallel.ranks import ALPHA, make_model, own_rows, require, run, summed_loss
+
+
+def whole(model: nn.Module) -> nn.Module:
+    return fully_shard(model)
+
+
+def embedding_too(model: nn.Module) -> nn.Module:
+    fully_shard(model.get_input_embeddings())
+    return fully_shard(model)
+
+
+WRAPPERS = {"DDP": DistributedDataParallel, "FSDP2": whole, "FSDP2, the embedding by itself": embedding_too}
+
+
+def trained(wrap, *, watched: bool) -> tuple[list[torch.Tensor], neftune.Audit | None]:
+    torch.manual_seed(1)
+    model = wrap(make_model())
+    with neftune.attach(model, ALPHA):
+        audit = neftune.audit(model) if watched else None
+        summed_loss(model, own_rows()).backward()
+    gradients = [p.grad.to_local() if hasattr(p.grad, "to_local") else p.grad for p in model.parameters()]
+    return gradients, audit
+
+
+def ours_is_exact_and_training_the_same_bit_for_bit() -> None:
+    for name, wrap in WRAPPERS.items():
+        bare, _ = trained(wrap, watched=False)
+        watched, audit = trained(wrap, watched=True)
+        require(all(torch.equal(a, b) for a, b in zip(bare, watched, strict=True)), f"{name}: the same gradients")
+        result = audit.result()
+        require(result.is_exact, f"{name}: {result.verdict}")
+        require(result.find().num_documents == 2, f"{name}: this rank's documents")
+
+
+def transformers_hook_is_read() -> None:
+    for name, wrap in WRAPPERS.items():
+        model = make_model()
+        activate_neftune(model, ALPHA)
+        model = wrap(model)
+        with neftune.audit(model) as audit:
+            for _ in range(10):
+                model(**own_rows())
+        lengths = own_rows()["attention_mask"].sum(dim=1)
+        expected = float((lengths / lengths.max()).sqrt().mean())
+        require(abs(audit.result().find().mean - expected) < 0.03, f"{name}: {audit.result().verdict}")
+
+
+if __name__ == "__main__":
+    run(ours_is_exact_and_training_the_same_bit_for_bit, transformers_hook_is_read)
