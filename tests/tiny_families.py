@@ -158,6 +158,14 @@ ENCODER_DECODERS: dict[str, Family] = {
     "blenderbot": Family("BlenderbotForConditionalGeneration", _SCALED_BART, _ROOT),
     "led": Family("LEDForConditionalGeneration", {**_BART, "attention_window": 4}),
 }
+_WIDE = {"attention_window": 4, "max_position_embeddings": 100}
+REFUSED: dict[str, tuple[Family, str]] = {
+    "inkling": (Family("InklingForCausalLM", SMALL), "InklingNormedEmbedding, which gives other numbers than 1 times"),
+    "ibert": (Family("IBertForMaskedLM", SMALL), "must turn ids of shape .* into one vector each, got .* into tuple"),
+    "longformer": (Family("LongformerForMaskedLM", {**SMALL, **_WIDE}), "of a model that pads its rows by itself"),
+}
+"""What transformers' own behaviour makes impossible, and what the refusal says of it."""
+
 IMAGE, _VIDEO = VOCAB - 5, VOCAB - 4
 """The id in the places of an image, and of a video."""
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import neftune
 from neftune.errors import NoiseError
 from neftune.noise.stacks import find_stacks
-from tests.tiny_families import DECODERS, ENCODER_DECODERS, VOCAB, make, without_dropout
+from tests.tiny_families import DECODERS, ENCODER_DECODERS, REFUSED, VOCAB, make, make_batch, without_dropout
 
 TEXT = {**DECODERS, **ENCODER_DECODERS}
 ALPHA, EPOCHS = 5.0, 10
@@ -200,3 +200,23 @@ def test_padding_that_a_model_adds_is_no_text():
     _text, filling = seen[model.get_encoder().embed_tokens]
     assert filling.shape[1] == 2
     assert torch.equal(filling, model.get_encoder().embed_tokens.weight[0].expand_as(filling))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_noised_is_refused_and_says_why(name):
+    refused, message = REFUSED[name]
+    model = refused.build().train()
+
+    def train() -> None:
+        with neftune.attach(model, ALPHA):
+            model(**make_batch())
+
+    with pytest.raises(NoiseError, match=message):
+        train()
+
+
+def test_longformer_with_rows_as_wide_as_it_makes_them():
+    model = REFUSED["longformer"][0].build().train()
+    with neftune.attach(model, ALPHA) as handle:
+        model(**make_batch((8, 5)))
+        assert handle.realised().num_tokens == 13

@@ -51,6 +51,15 @@ def test_a_models_own_embedding_named_is_the_stack_it_was():
     assert [stack.seed(0) for stack in named] == [decoder.seed(0), encoder.seed(0)]
 
 
+def test_what_a_named_table_of_an_encoder_decoder_lies_in_tells_its_role():
+    """A second table for the encoder, such as nothing gives: its documents are the source's."""
+    model = make("t5")
+    model.get_encoder().second, model.get_decoder().second = nn.Embedding(9, 4), nn.Embedding(9, 4)
+    stacks = find_stacks(model, ["decoder.second", "encoder.second", "encoder.embed_tokens", "shared"])
+    assert [stack.role for stack in stacks] == ["decoder", "encoder", "encoder", "only"]
+    assert len({stack.seed(0) for stack in stacks}) == 4
+
+
 @pytest.mark.parametrize(
     ("named", "message"),
     [
@@ -98,3 +107,45 @@ def test_an_image_models_patches_are_no_tokens():
     config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=8)
     with pytest.raises(NoiseError, match=r"needs a token embedding.*ViTModel gives ViTPatchEmbeddings"):
         find_stacks(ViTModel(config))
+
+
+def test_parts_that_hold_their_tables_and_do_not_give_them():
+    from transformers import FSMTConfig, FSMTForConditionalGeneration
+
+    ones = {f"{part}_{what}": 1 for part in ("encoder", "decoder") for what in ("layers", "attention_heads", "ffn_dim")}
+    model = FSMTForConditionalGeneration(
+        FSMTConfig(langs=["en", "de"], src_vocab_size=9, tgt_vocab_size=9, d_model=8, **ones)
+    )
+    encoder, decoder = find_stacks(model)
+    assert (encoder.role, decoder.role) == ("encoder", "decoder")
+    assert decoder.embedding is model.model.decoder.embed_tokens
+
+
+class Normed(nn.Embedding):
+    """A table whose rows are normalised on their way out, as Inkling's are."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return nn.functional.normalize(super().forward(input), dim=-1)
+
+
+class Scaled(nn.Embedding):
+    """A table with a factor of its own."""
+
+    def __init__(self, scale: float, told: float | None) -> None:
+        super().__init__(50, 8)
+        self.scale = scale
+        if told is not None:
+            self.embed_scale = told
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input) * self.scale
+
+
+@pytest.mark.parametrize("table", [Normed(50, 8), Scaled(3.0, None), Scaled(3.0, 2.0)])
+def test_a_table_that_gives_other_numbers_than_its_rows(table):
+    with pytest.raises(NoiseError, match=r"rows times a known factor, got (Normed|Scaled), which gives other numbers"):
+        find_stacks(nn.Sequential(table), "0")
+
+
+def test_a_factor_that_the_table_tells():
+    assert find_stacks(nn.Sequential(Scaled(3.0, 3.0)), "0")[0].multiplier == 3.0

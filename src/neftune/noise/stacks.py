@@ -8,7 +8,14 @@ from torch import nn
 
 from neftune.errors import NoiseError
 from neftune.noise.hashing import GOLDEN
-from neftune.noise.tables import Embeddings, embedding_multiplier, input_embedding, named_embeddings, unwrapped
+from neftune.noise.tables import (
+    Embeddings,
+    embedding_multiplier,
+    input_embedding,
+    is_table,
+    named_embeddings,
+    unwrapped,
+)
 
 Role = Literal["only", "encoder", "decoder"]
 
@@ -84,8 +91,18 @@ def find_stacks(model: nn.Module, embeddings: Embeddings | None = None) -> tuple
     found: list[Stack] = []
     for i, embedding in enumerate(named_embeddings(model, embeddings)):
         stacks = [stack for stack in own if stack.embedding is embedding]
-        found += stacks or [_stack(inner, inner, embedding, role="only", stream=i)]
+        found += stacks or [_named_stack(inner, embedding, stream=len(own) + i)]
     return tuple(found)
+
+
+def _named_stack(model: nn.Module, embedding: nn.Module, *, stream: int) -> Stack:
+    """A stack of a table that the model does not give as its own: what it lies in tells whose lengths are its own."""
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        names: tuple[Literal["encoder", "decoder"], ...] = ("encoder", "decoder")
+        holders = [name for name in names if any(module is embedding for module in _part(model, name).modules())]
+        if len(holders) == 1:
+            return _stack(model, _part(model, holders[0]), embedding, role=holders[0], stream=stream)
+    return _stack(model, model, embedding, role="only", stream=stream)
 
 
 def _own_stacks(model: nn.Module) -> tuple[Stack, ...]:
@@ -166,6 +183,10 @@ def _configured(config: object, name: str) -> object:
 
 def _embedding(module: nn.Module) -> nn.Module:
     embedding = input_embedding(module)
+    if embedding is None and not hasattr(module, "get_input_embeddings"):
+        # Older encoder-decoders (FSMT) keep their tables under transformers' usual name and do not give them.
+        table: Any = getattr(module, "embed_tokens", None)
+        embedding = table if isinstance(table, nn.Module) and is_table(table) else None
     if embedding is None:
         raise NoiseError(
             "the noise needs a token embedding, which get_input_embeddings() gives as a module with a 2-D weight; "

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from neftune.errors import NoiseError
@@ -12,6 +13,7 @@ Embeddings = nn.Module | str | Sequence[nn.Module | str]
 """Token embeddings as a caller names them: modules, dotted names inside the model, or several of them."""
 
 _SHOWN = 8
+_PROBED, _TOLERANCE = 8, 0.02
 
 
 def input_embedding(model: nn.Module) -> nn.Module | None:
@@ -57,13 +59,39 @@ def is_quantised(weight: Tensor) -> bool:
 
 
 def embedding_multiplier(embedding: nn.Module) -> float:
-    """m: the factor that the embedding module applies to its table's rows (Gemma's and BART's ``embed_scale``)."""
+    """m: the factor that the embedding module applies to its table's rows (Gemma's and BART's ``embed_scale``).
+
+    Raises:
+        NoiseError: The module does something else to them, such as to normalise each.
+    """
+    multiplier = 1.0
     for module in embedding.modules():
         scale: Any = getattr(module, "scalar_embed_scale", None)
         scale = getattr(module, "embed_scale", None) if scale is None else scale
         if scale is not None:
-            return float(scale)
-    return 1.0
+            multiplier = float(scale)
+            break
+    if not _is_factor(embedding, multiplier):
+        raise NoiseError(
+            "alpha is the noise relative to the embedding table, so an embedding must give its table's rows times a "
+            f"known factor, got {type(embedding).__name__}, which gives other numbers than {multiplier:g} times its "
+            "rows. Perturb what it gives yourself (neftune.perturb)."
+        )
+    return multiplier
+
+
+def _is_factor(embedding: nn.Module, multiplier: float) -> bool:
+    """Whether an embedding with a forward of its own gives its rows times the factor; True where it cannot be tried."""
+    weight: Any = getattr(embedding, "weight", None)
+    has_own = isinstance(embedding, nn.Embedding) and type(embedding).forward is not nn.Embedding.forward
+    if not has_own or type(weight) is not nn.Parameter or weight.ndim != 2 or weight.is_meta or is_quantised(weight):
+        return True
+    ids = torch.arange(min(_PROBED, len(weight)), device=weight.device)
+    # No hook may take part, and no random draw.
+    with torch.no_grad():
+        given = type(embedding).forward(cast(Any, embedding), ids)
+    expected = weight.detach()[ids] * multiplier
+    return bool((given - expected).abs().max() <= _TOLERANCE * expected.abs().max())
 
 
 def check_lookup(input_ids: Tensor, output: object) -> None:
