@@ -1,7 +1,9 @@
 import pytest
 import torch
 
+from neftune.noise import add as add_module
 from neftune.noise.add import add_
+from neftune.noise.distributions import distributions
 from neftune.noise.documents import read_layout
 from neftune.noise.perturb import noise_in_place
 from neftune.noise.settings import NoiseSettings
@@ -17,10 +19,14 @@ def make_noise(lengths: tuple[int, ...], width: int, distribution: str = "unifor
     return token_noise(layout, keys, NoiseSettings(5.0, distribution), alpha=5.0, width=width, draw=3)
 
 
-@pytest.mark.parametrize(("lengths", "width"), [((7, 7), 8), ((9, 0, 4), 10), ((900, 300), 301)])
+@pytest.mark.parametrize(("lengths", "width"), [((7, 7), 8), ((9, 0, 4), 10), ((900, 300), 301), ((3, 1), 1)])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_parts_leave_no_seams_and_padding_is_not_touched(lengths, width, dtype):
-    noise = make_noise(lengths, width)
+@pytest.mark.parametrize("distribution", distributions)
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_there_are_no_seams_and_padding_is_not_touched(monkeypatch, lengths, width, dtype, distribution, is_compiled):
+    if not is_compiled:
+        monkeypatch.setattr(add_module, "_kernels", lambda device: None)
+    noise = make_noise(lengths, width, distribution)
     embeddings = torch.randn(noise.scale.numel(), width).to(dtype)
     got, everything = embeddings.clone(), noise.values(slice(None))
     squares = add_(got, noise)

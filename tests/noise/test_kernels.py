@@ -93,8 +93,12 @@ def test_neither_draw_nor_number_of_tokens_belongs_to_what_is_compiled():
         assert signed % 2**32 == word % 2**32
 
 
-def test_other_devices_and_no_triton_mean_torch(monkeypatch):
-    assert add._kernels(torch.device("cpu")) is None
+def test_other_devices_and_missing_libraries_mean_torch(monkeypatch):
+    add._kernels.cache_clear()
+    assert add._kernels(torch.device("meta")) is None
+    assert add._kernels(torch.device("cpu")).__name__ == "neftune.noise.compiled"
+    monkeypatch.setitem(sys.modules, "neftune.noise.compiled", None)
+    assert add._kernels(torch.device("cpu", 0)) is None
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert add._kernels(torch.device("cuda", 71)) is None
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))

@@ -57,11 +57,15 @@ def add_(embeddings: Tensor, noise: TokenNoise) -> Squares:
 
 @functools.cache
 def _kernels(device: torch.device) -> Any:
-    """The module of kernels, for devices that Triton compiles for and where it is installed."""
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+    """The module with this device's own one-pass sum, where what it needs is installed (Triton, numba)."""
+    if device.type == "cpu":
+        name = "compiled"
+    elif device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
+        name = "kernels"
+    else:
         return None
     try:
-        return importlib.import_module("neftune.noise.kernels")
+        return importlib.import_module(f"neftune.noise.{name}")
     except ImportError:
         return None
 
