@@ -76,6 +76,41 @@ def reference_pass(provider: str) -> float:
     return audit.result().find("no_grad").mean
 
 
+def rollouts(provider: str) -> float:
+    """The sampled completions and old log-probabilities of TRL's GRPOTrainer: noise at how much of alpha."""
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    from tests.tiny_training import tiny_llama, tiny_tokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = GRPOConfig(
+            **_quiet(folder),
+            max_steps=2,
+            per_device_train_batch_size=4,
+            num_generations=4,
+            max_completion_length=24,
+            learning_rate=0.0,
+            activation_checkpointing=False,
+            bf16=False,
+            neftune_noise_alpha=ALPHA if provider == "transformers" else None,
+        )
+        logging.set_verbosity_error()
+        trainer = GRPOTrainer(
+            model=tiny_llama(hidden_size=64),
+            reward_funcs=lambda completions, **_: [float(len(one)) for one in completions],
+            args=arguments,
+            train_dataset=Dataset.from_list([{"prompt": f"w{3 + i} w4 w5"} for i in range(8)]),
+            processing_class=tiny_tokenizer(),
+            callbacks=_callbacks(provider),
+        )
+        trainer.remove_callback(PrinterCallback)
+        with neftune.audit(trainer, ALPHA) as audit:
+            trainer.train()
+    finding = next(one for one in audit.result().findings if one.phase != "training")
+    return finding.mean
+
+
 def cached_generation(provider: str) -> float:
     """Greedy generation in training mode: the noise at the last token, against that of the whole document."""
     model = make("llama")

@@ -123,6 +123,8 @@ def phases() -> Iterator[Cell]:
     """Passes that do not train, in training mode."""
     ratios = cases.both(cases.reference_pass)
     yield Cell("training mode without gradients", "DPO's reference, an adapter", *ratios, right=0.0, stated="noised")
+    ratios = cases.both(cases.rollouts)
+    yield Cell("training mode without gradients", "GRPO's completions, mean", *ratios, right=0.0, stated="noised")
     ratios = cases.both(cases.cached_generation)
     name = f"generation with a cache, token {cases.GENERATED}"
     yield Cell("training mode without gradients", name, *ratios, right=0.0, stated=cases.GENERATED**0.5)

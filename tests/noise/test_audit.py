@@ -243,6 +243,14 @@ def test_what_cannot_be_read_is_said_and_nothing_is_raised():
     assert not audit.result().is_exact
 
 
+def test_an_embedding_that_gives_something_else_is_unreadable_and_works_on():
+    model = Tokens()
+    model.embed.register_forward_hook(lambda _module, _args, output: (output, None))
+    with neftune.audit(model, 5.0) as audit:
+        assert len(model(**make_batch())) == 2
+    assert audit.result().verdict.endswith("1 of 1 passes are unreadable (AttributeError)")
+
+
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_a_recomputation_is_not_another_exposure(reentrant):
     model, anchor = make("gpt2"), torch.ones((), requires_grad=True)

@@ -2,7 +2,10 @@
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Replicate
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 from transformers.integrations.neftune import activate_neftune
 
@@ -55,5 +58,22 @@ def transformers_hook_is_read() -> None:
         require(abs(audit.result().find().mean - expected) < 0.03, f"{name}: {audit.result().verdict}")
 
 
+def a_divided_table_is_unreadable_and_works_on() -> None:
+    mesh, batch = init_device_mesh("cpu", (2,)), own_rows()
+    for style in (RowwiseParallel, ColwiseParallel):
+        plan = {"model.embed_tokens": style(input_layouts=Replicate(), output_layouts=Replicate())}
+        model, ids = parallelize_module(make_model(), mesh, plan), batch["input_ids"]
+        expected = [model(input_ids=one).logits for one in (ids, ids + 1)]
+        with neftune.audit(model, ALPHA) as audit:
+            seen = [model(input_ids=one).logits for one in (ids, ids + 1)]
+        require(all(torch.equal(a, b) for a, b in zip(expected, seen, strict=True)), "the same outputs")
+        said = "2 of 2 passes are unreadable (an audit needs the whole table, got one that is divided among ranks"
+        require(said in audit.result().verdict, audit.result().verdict)
+
+
 if __name__ == "__main__":
-    run(ours_is_exact_and_training_the_same_bit_for_bit, transformers_hook_is_read)
+    run(
+        ours_is_exact_and_training_the_same_bit_for_bit,
+        transformers_hook_is_read,
+        a_divided_table_is_unreadable_and_works_on,
+    )

@@ -3,8 +3,10 @@
 # B rows, T positions in a row, D width
 """
 
+import contextlib
 import math
 import sys
+from collections.abc import Generator
 from functools import partial
 from typing import Any, NamedTuple, Self, cast
 
@@ -213,22 +215,17 @@ class Audit:
         # torch lists the hooks only after the forward: with this, those registered in the meantime come before ours.
         hooks: Any = vars(module)["_forward_hooks"]
         hooks.move_to_end(hook_id)
-        input_ids = (*args, *kwargs.values())[0]
+        input_ids: Any = next(iter((*args, *kwargs.values())), None)
         stack = self._running_stack(module) if self._calls.open else None
         # A single id, and a second look-up in the same table, are no text.
-        if input_ids.ndim == 0 or (stack is not None and not self._calls.is_text(stack)):
+        if getattr(input_ids, "ndim", 0) == 0 or (stack is not None and not self._calls.is_text(stack)):
             return
         if stack is not None:
             self._calls.open[0].forward.reached.append(stack)
             if not self._tally(stack).wants(self._every, self._limit):
                 return
-        try:
-            clean = clean_embeddings(module, args, kwargs)
-        except Exception as error:  # an observer must not stop what it observes
-            if stack is not None:
-                self._tally(stack).unreadable[f"{type(error).__name__} while embedding without noise"] += 1
-            return
-        self._expected[module] = _Embedded(input_ids, clean)
+        with self._noting(stack):
+            self._expected[module] = _Embedded(input_ids, clean_embeddings(module, args, kwargs))
 
     def _compare(self, module: nn.Module, args: object, output: Tensor) -> None:
         """After the embedding and every other hook of it: what it gave."""
@@ -256,14 +253,21 @@ class Audit:
             self._measure(stack, expected, given)
 
     def _measure(self, stack: Stack, embedded: _Embedded, output: Tensor) -> None:
-        tally = self._tally(stack)
-        input_ids, clean = (one if one.ndim > 1 + place else one[None] for place, one in enumerate(embedded))
-        try:
+        with self._noting(stack):
+            input_ids, clean = (one if one.ndim > 1 + place else one[None] for place, one in enumerate(embedded))
             documents = documents_of(self._calls, stack, input_ids)
-        except NoiseError as error:
-            tally.unreadable[str(error).split(". ")[0]] += 1
-            return
-        tally.add(clean, output.detach().reshape(clean.shape), documents, unit=self.alpha * stack.multiplier)
+            unit = self.alpha * stack.multiplier
+            self._tally(stack).add(clean, output.detach().reshape(clean.shape), documents, unit=unit)
+
+    @contextlib.contextmanager
+    def _noting(self, stack: Stack | None) -> Generator[None]:
+        """Counts what cannot be read with its reason: an observer must not stop what it observes."""
+        try:
+            yield
+        except Exception as error:
+            if stack is not None:
+                reason = str(error).split(". ")[0] if isinstance(error, NoiseError) else type(error).__name__
+                self._tally(stack).unreadable[reason] += 1
 
     def _running_stack(self, embedding: nn.Module) -> Stack:
         candidates = [stack for stack in self._stacks if stack.embedding is embedding]

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from neftune.errors import NoiseError
 from neftune.noise.calls import Calls, as_rows
 from neftune.noise.distributions import UNIFORM_STD
 from neftune.noise.documents import Layout, read_layout
@@ -57,7 +58,16 @@ def _past_length(cache: Any) -> int:
 
 
 def clean_embeddings(embedding: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    """What the embedding's class computes, (B, T, D): no hook, no forward patched onto the instance, no random draw."""
+    """What the embedding's class computes, (B, T, D): no hook, no forward patched onto the instance, no random draw.
+
+    Raises:
+        NoiseError: Its table is divided among ranks.
+    """
+    if any(hasattr(parameter, "placements") for parameter in embedding.parameters()):
+        raise NoiseError(
+            "an audit needs the whole table, got one that is divided among ranks (tensor parallelism). Audit the same "
+            "pipeline on one rank."
+        )
     device: Any = args[0].device if args else next(iter(kwargs.values())).device
     devices = [device] if device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices), _without_hooks(embedding):  # pyright: ignore[reportUnknownMemberType]
