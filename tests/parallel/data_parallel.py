@@ -1,5 +1,7 @@
 """DDP and FSDP2 on two ranks: every rank's rows get the noise that they have in one process."""
 
+from functools import partial
+
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -17,14 +19,15 @@ from tests.parallel.ranks import (
     refuses,
     require,
     rows,
-    run,
     summed_loss,
     unsharded,
     unsharded_gradients,
 )
 
 
-def shard(model: nn.Module, **options: object) -> nn.Module:
+def shard(model: nn.Module, *, by_module: bool = False, **options: object) -> nn.Module:
+    if by_module:
+        fully_shard(model.get_input_embeddings(), **options)
     for layer in model.model.layers:
         fully_shard(layer, **options)
     fully_shard(model, **options)
@@ -36,7 +39,11 @@ def flat(model: nn.Module, original: bool) -> nn.Module:
     return FullyShardedDataParallel(model, device_id=torch.device("cpu"), use_orig_params=original)
 
 
-WRAPPERS = {"DDP": DistributedDataParallel, "FSDP2": shard}
+WRAPPERS = {
+    "DDP": DistributedDataParallel,
+    "FSDP2": shard,
+    "FSDP2, table on its own": partial(shard, by_module=True),
+}
 
 
 def attached(wrap, when: str) -> tuple[nn.Module, nn.Module, neftune.NoiseHandle]:
@@ -82,6 +89,7 @@ def ddp() -> None:
 
 def fsdp2() -> None:
     check_wrapper("FSDP2")
+    check_wrapper("FSDP2, table on its own")
 
 
 def fsdp2_in_bfloat16() -> None:
@@ -132,12 +140,11 @@ def ratio_of_a_sharded_table() -> None:
     require(abs(neftune.alpha_for(sharded, nsr=expected, length=10) / ALPHA - 1) < 1e-9, "alpha_for")
 
 
-if __name__ == "__main__":
-    run(
-        ddp,
-        equal_shapes_get_different_noise,
-        fsdp2,
-        fsdp2_in_bfloat16,
-        fsdp1,
-        ratio_of_a_sharded_table,
-    )
+CHECKS = (
+    ddp,
+    equal_shapes_get_different_noise,
+    fsdp2,
+    fsdp2_in_bfloat16,
+    fsdp1,
+    ratio_of_a_sharded_table,
+)

@@ -24,7 +24,7 @@ def collate(examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
 def main(folder: str) -> None:
     batch = make_batch(LENGTHS)
     rows = [{name: value[i].tolist() for name, value in batch.items()} for i in range(len(LENGTHS))]
-    num_ranks = int(os.environ["WORLD_SIZE"])
+    num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
     callback = neftune.NoiseCallback(20.0)
     arguments = TrainingArguments(
         output_dir=folder,

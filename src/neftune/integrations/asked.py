@@ -9,6 +9,7 @@ from torch import nn
 
 from neftune.noise.attach import NoiseHandle, length_for
 from neftune.noise.parallel import on_several_ranks
+from neftune.noise.ranks import Ranks
 from neftune.noise.ratio import alpha_for
 from neftune.noise.settings import NoiseSettings
 from neftune.noise.tables import Embeddings
@@ -43,7 +44,12 @@ class AskedNoise:
         return self.settings.alpha if self.nsr is None else None
 
     def put_on(
-        self, model: nn.Module, resumed: Mapping[str, Any], *, is_alive: Callable[[], bool] | None = None
+        self,
+        model: nn.Module,
+        resumed: Mapping[str, Any],
+        *,
+        is_alive: Callable[[], bool] | None = None,
+        ranks: Ranks | None = None,
     ) -> NoiseHandle:
         """The noise on a model.
 
@@ -51,11 +57,12 @@ class AskedNoise:
             model: The model.
             resumed: What `resumable` gave for the training that goes on; empty for one that begins.
             is_alive: Asked at each training forward; once it says no the noise detaches itself.
+            ranks: How the ranks of the training share their batches, where they share rows.
         """
         settings = self.settings
         if self.nsr is not None:
             settings = dataclasses.replace(settings, alpha=resumed.get("alpha", self._alpha_on(model)))
-        handle = NoiseHandle(model, settings, is_alive=is_alive, embeddings=self.embeddings)
+        handle = NoiseHandle(model, settings, is_alive=is_alive, embeddings=self.embeddings, ranks=ranks)
         if "meter" in resumed:
             handle.meter.restore(resumed["meter"])
         return handle

@@ -7,7 +7,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from neftune.errors import ConfigError
+from neftune.errors import ConfigError, NoiseError
+from neftune.noise.ranks import Ranks
 
 
 class TrainCall:
@@ -29,6 +30,24 @@ class TrainCall:
                 return True
             frame = frame.f_back
         return False
+
+    def ranks(self) -> Ranks:
+        """How the trainer's ranks share rows.
+
+        Raises:
+            NoiseError: In a way in which they cannot be told.
+        """
+        accelerator: Any = getattr(self._trainer, "accelerator", None)
+        config: Any = getattr(accelerator, "parallelism_config", None)
+        if config is not None and config.sp_enabled:
+            raise NoiseError(
+                "the callback must know which ranks share each row, and DeepSpeed's sequence parallelism "
+                f"(sp_size={config.sp_size}) does not tell it. Use neftune.attach(model, sequence_group=..., "
+                'sequence_shards="contiguous") instead of the callback.'
+            )
+        if config is not None and config.cp_enabled:
+            return Ranks(accelerator.torch_device_mesh["cp"].get_group(), "zigzag")
+        return Ranks()
 
     def num_replicas(self) -> int:
         """How many ranks noise the very same tokens: those of one tensor-parallel group."""

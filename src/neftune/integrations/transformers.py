@@ -116,7 +116,8 @@ class NoiseCallback(TrainerCallback, ExportableState):
         training.put_first(self)
         self.detach()
         self._resume(state)
-        self._handle = self._asked.put_on(_model(kwargs), self._resumed, is_alive=training.is_running)
+        alive, ranks = training.is_running, training.ranks()
+        self._handle = self._asked.put_on(_model(kwargs), self._resumed, is_alive=alive, ranks=ranks)
         self._resumed = {}
         self._log = NoiseLog(self._handle, num_replicas=training.num_replicas())
         self._epoch, self._num_steps = -1, 0

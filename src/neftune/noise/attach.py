@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Self
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from neftune.errors import ConfigError, NoiseError
@@ -16,11 +17,14 @@ from neftune.noise.given import DOCUMENT_KEYS, Given, chosen_tokens, given_to, l
 from neftune.noise.hooks import Hook, hook_owner
 from neftune.noise.meter import Meter
 from neftune.noise.operator import RANDOM_DRAW, draw_exposure, noise_operator, number_handle
-from neftune.noise.perturb import new_draw, noise_in_place
+from neftune.noise.perturb import new_draw
 from neftune.noise.phases import gradients_wanted, in_backward
+from neftune.noise.ranks import Ranks
 from neftune.noise.ratio import alpha_for
 from neftune.noise.schedules import Schedule
+from neftune.noise.sequence import SequenceShards
 from neftune.noise.settings import Match, NoiseSettings, Positions
+from neftune.noise.shares import is_divided
 from neftune.noise.stacks import Stack, ancestors, find_stacks
 from neftune.noise.tables import Embeddings, check_lookup
 from neftune.noise.tokens import token_keys, token_noise
@@ -42,6 +46,8 @@ def attach(  # noqa: PLR0913 (each is one property of the noise)
     nsr: float | None = None,
     length: float | None = None,
     embeddings: Embeddings | None = None,
+    sequence_group: "dist.ProcessGroup | None" = None,
+    sequence_shards: SequenceShards | None = None,
 ) -> "NoiseHandle":
     """The noise on every training forward of a model, until the handle is detached.
 
@@ -62,6 +68,8 @@ def attach(  # noqa: PLR0913 (each is one property of the noise)
         nsr: Instead of alpha, the noise-to-signal ratio RMS(noise) / RMS(embedding table); see `neftune.alpha_for`.
         length: Mean document length in tokens, which ``nsr`` needs.
         embeddings: The token embedding, or several, as modules of the model or by their dotted names.
+        sequence_group: In context or sequence parallelism, the process group of the ranks that share each row.
+        sequence_shards: How they do: "contiguous" (default), or "zigzag" as in torch's ``context_parallel``.
 
     Returns:
         The handle, also a context manager that detaches on exit.
@@ -76,7 +84,7 @@ def attach(  # noqa: PLR0913 (each is one property of the noise)
         length = length_for(nsr, alpha, length)
         alpha = alpha_for(model, nsr=nsr, length=length, distribution=distribution, match=match, embeddings=embeddings)
     settings = NoiseSettings(alpha, distribution, match, seed, positions, schedule)
-    return NoiseHandle(model, settings, embeddings=embeddings)
+    return NoiseHandle(model, settings, embeddings=embeddings, ranks=Ranks(sequence_group, sequence_shards))
 
 
 def length_for(nsr: float, alpha: float, length: float | None) -> float:
@@ -103,6 +111,7 @@ class NoiseHandle:
         settings: What noise.
         is_alive: Asked at each training forward; once it says no the noise detaches itself.
         embeddings: The token embeddings, where the model does not tell them.
+        ranks: How the ranks of one training share their batches, where they share rows.
     """
 
     def __init__(
@@ -112,8 +121,10 @@ class NoiseHandle:
         *,
         is_alive: Callable[[], bool] | None = None,
         embeddings: Embeddings | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.settings = settings
+        self._ranks = ranks or Ranks()
         self.meter = Meter()
         self._is_alive = is_alive
         self._removables: list[Any] = []
@@ -300,21 +311,21 @@ class NoiseHandle:
             return None
         forward = calls.open[0].forward
         forward.reached.append(stack)
-        check_lookup(input_ids, output)
+        if not is_divided(output, input_ids, embedding):
+            check_lookup(input_ids, output)
         stack.refuse_wrapped()
         ids = calls.text_ids(stack, input_ids if input_ids.ndim == 2 else input_ids[None])
-        rows = output.view(ids.shape[0], ids.shape[1], output.shape[-1])
+        rows = output if output.ndim == 3 else output[None]
         given = given_to(calls, stack, ids)
-        if torch.compiler.is_compiling():
-            if forward.draw is None:
-                forward.draw = draw_exposure(self._told, self._num_asked, self._number)
-            noised = noise_operator(rows, ids, given, forward.draw, handle=self._number, stack=index)
-            return noised.view_as(output)
-        _refuse_transformers(module)
+        is_traced = torch.compiler.is_compiling()
         if forward.draw is None:
-            forward.draw = self.next_draw()
-        noised = self.noise(output if output.ndim == 3 else rows, ids, given, draw=int(forward.draw), stack=index)
-        return noised.view_as(output)
+            forward.draw = draw_exposure(self._told, self._num_asked, self._number) if is_traced else self.next_draw()
+        if is_traced:
+            noised = noise_operator(rows, ids, given, forward.draw, handle=self._number, stack=index)
+        else:
+            _refuse_transformers(module)
+            noised = self.noise(rows, ids, given, draw=int(forward.draw), stack=index)
+        return noised if output.ndim == 3 else noised[0]
 
     def next_draw(self) -> int:
         """The exposure of the forward that begins: what `set_epoch` said, else a number from torch's generator."""
@@ -343,18 +354,21 @@ class NoiseHandle:
         """
         part = self._stacks[stack]
         settings = dataclasses.replace(self.settings, seed=part.seed(self.settings.seed))
-        layout = layout_of(given, part, input_ids, may_read=self._may_read(input_ids.device))
+        share, input_ids, given = self._ranks.read(embedded, input_ids, given, draw, part.embedding)
+        may_read = self._may_read(input_ids.device)
+        layout = layout_of(given, part, input_ids, may_read=may_read)
+        self._ranks.refuse_parts(layout, given, may_read=may_read)
         noise = token_noise(
             layout,
             token_keys(layout, input_ids=input_ids, keys=given.document_keys),
             settings,
             alpha=self.alpha,
-            width=embedded.shape[-1],
+            width=share.width,
             draw=draw,
             chosen=chosen_tokens(settings.positions, given, part, input_ids),
             multiplier=part.multiplier,
         )
-        noised, squares = noise_in_place(embedded, noise)
+        noised, squares, noise, layout = self._ranks.add(embedded, share, noise, layout)
         if not in_backward():
             self.meter.record(squares, layout, noise.noised, unit_norm=settings.unit_norm * part.multiplier)
         return noised

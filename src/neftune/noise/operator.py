@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from neftune.noise.given import Given
+from neftune.noise.shares import like, local
 
 if TYPE_CHECKING:
     from neftune.noise.attach import NoiseHandle
@@ -64,7 +65,7 @@ def _noised(  # noqa: PLR0913 (an operator takes tensors one by one)
     if owner is None or not owner.is_on():
         return result
     given = Given(attention_mask, position_ids, cu_seqlens, seq_idx, document_keys, labels)
-    owner.noise(result, input_ids, given, draw=int(draw), stack=stack)
+    result = owner.noise(result, input_ids, given, draw=int(draw), stack=stack)
     if stack == 0:
         owner.meter.num_forwards += 1
     return result
@@ -102,4 +103,5 @@ def noise_operator(
 ) -> Tensor:
     """`NoiseHandle.noise` as a node of the graph that is being traced; a copy, through which gradients flow."""
     assert isinstance(draw, Tensor)
-    return _noised(embedded, input_ids, draw, *given, handle, stack)
+    # Operators know no DTensor; what the rank holds of one is told from its shape.
+    return like(embedded, _noised(local(embedded), local(input_ids), draw, *given, handle, stack))
