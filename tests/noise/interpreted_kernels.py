@@ -28,8 +28,9 @@ def convert_like_a_device(values, source, target, rounding):
 
 
 @pytest.fixture(autouse=True)
-def _rounding(monkeypatch):
+def _devices_rounding_and_plain_torch(monkeypatch):
     monkeypatch.setattr(interpreter, "_convert_float", convert_like_a_device)
+    monkeypatch.setattr(add, "_kernels", lambda device: None)
 
 
 def make_noise(num_tokens: int, width: int, distribution: str = "uniform", draw: int = 3) -> TokenNoise:
