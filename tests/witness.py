@@ -37,7 +37,8 @@ class Witness(TrainerCallback):
 
     Where gradients are on in training mode, each document's rows must be its clean rows plus the reference's noise for
     its own tokens and length, rounded once, and padding must be clean; in every other forward all of it must be clean.
-    All to the bit. Where documents lie is read here from the mask or from positions that restart at 0.
+    All to the bit. Where documents lie is read here from the mask, or from positions that restart at 0 and ids
+    that are not 0, which pads.
 
     Args:
         alpha: The noise that there must be.
@@ -109,9 +110,10 @@ class Witness(TrainerCallback):
     def _documents(self, ids: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         mask, positions = self._given.get("attention_mask"), self._given.get("position_ids")
         for row in range(ids.shape[0]):
-            real = torch.ones_like(ids[row]) if mask is None else mask[row]
+            real = ids[row] != 0 if mask is None else mask[row]
             places = real.nonzero()[:, 0]
             starts = [0] if positions is None or mask is not None else (positions[row] == 0).nonzero()[:, 0].tolist()
             for one, after in zip(starts, [*starts[1:], ids.shape[1]], strict=True):
                 inside = places[(places >= one) & (places < after)]
-                yield torch.full_like(inside, row), inside
+                if len(inside):
+                    yield torch.full_like(inside, row), inside

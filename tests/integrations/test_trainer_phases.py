@@ -11,8 +11,8 @@ from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, Trai
 
 import neftune
 from neftune.noise.hooks import Hook
-from tests.integrations.test_transformers import arguments, collate, make_trainer, rows, same, weights
-from tests.tiny_families import make, without_dropout
+from tests.integrations.test_transformers import Breaks, arguments, collate, make_trainer, rows, same, weights
+from tests.tiny_families import make, make_batch, without_dropout
 from tests.witness import Witness
 
 RECOMPUTED = {
@@ -194,6 +194,44 @@ def test_checkpoints_hold_the_model_and_nothing_of_the_noise(tmp_path):
     bare, noised = (Path(tmp_path, folder, "checkpoint-8") for folder in ("bare", "noised"))
     assert {path.name for path in bare.iterdir()} == {path.name for path in noised.iterdir()}
     assert (bare / "model.safetensors").read_bytes() == (noised / "model.safetensors").read_bytes()
+
+
+class TestCompiled:
+    """``torch_compile=True`` in the training arguments; what the compiler makes of the graph does not matter here."""
+
+    def trainer(self, folder: Path, *callbacks: TrainerCallback, **options: Any) -> Trainer:
+        options = {"torch_compile": True, "torch_compile_backend": "eager", "logging_steps": 1, **options}
+        return make_trainer(folder, *callbacks, **options)
+
+    def test_it_trains_as_without_the_compiler(self, tmp_path):
+        noise, plain = neftune.NoiseCallback(20.0, schedule="linear"), neftune.NoiseCallback(20.0, schedule="linear")
+        compiled = self.trainer(tmp_path, noise)
+        compiled.train()
+        eager = make_trainer(tmp_path, plain, logging_steps=1)
+        eager.train()
+        assert losses(compiled) == pytest.approx(losses(eager), rel=1e-4)
+        assert noise.realised() == plain.realised()
+
+    def test_evaluation_inside_and_after_is_clean(self, tmp_path):
+        trainer = self.trainer(tmp_path, neftune.NoiseCallback(100.0), learning_rate=0.0, eval_strategy="epoch")
+        trainer.train()
+        seen = [log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log]
+        clean = make_trainer(tmp_path, learning_rate=0.0).evaluate()["eval_loss"]
+        assert [*seen, trainer.evaluate()["eval_loss"]] == pytest.approx([clean] * 3, abs=1e-5)
+
+    def test_after_an_exception_the_compiled_model_is_clean_and_can_be_trained_again(self, tmp_path):
+        noise = neftune.NoiseCallback(100.0)
+        trainer = self.trainer(tmp_path, noise, Breaks(2), learning_rate=0.0)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train()
+        compiled, batch = trainer.model_wrapped.train(), make_batch()
+        clean = without_dropout(make("llama"))(**batch).loss
+        for _ in range(2):
+            torch.testing.assert_close(compiled(**batch).loss, clean)
+        trainer.pop_callback(Breaks)
+        trainer.train()
+        assert noise.realised().num_documents == 24
+        assert is_clean(trainer.model)
 
 
 def test_the_baseline_with_recomputation_and_autocast_equals_no_callback(tmp_path):

@@ -101,11 +101,13 @@ LAYOUTS = {
     "padded": {},
     "padded to a multiple": {"pad_to_multiple_of": 16},
     "padding-free": {"padding_free": True, "max_length": None},
+    "padding-free, padded to a multiple": {"padding_free": True, "max_length": None, "pad_to_multiple_of": 16},
+    "bfd, padded to a multiple": {"packing": True, "max_length": 40, "pad_to_multiple_of": 16},
     "bfd": {"packing": True, "max_length": 40, "per_device_train_batch_size": 2},
-    "bfd, cut": {"packing": True, "max_length": 12, "per_device_train_batch_size": 2},
-    "bfd_split": {"packing": True, "packing_strategy": "bfd_split", "max_length": 12},
+    "bfd, cut": {"packing": True, "max_length": 14, "per_device_train_batch_size": 2},
+    "bfd_split": {"packing": True, "packing_strategy": "bfd_split", "max_length": 14},
     "answers alone": {"completion_only_loss": True},
-    "cut": {"max_length": 12},
+    "cut": {"max_length": 14},
     "recomputed": {"gradient_checkpointing": True},
     "recomputed reentrant": {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
     "accumulated": {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4},
@@ -120,7 +122,7 @@ def test_the_noise_is_exact_in_every_layout(checkpoint, tmp_path, layout):
     make_trainer("SFT", checkpoint, tmp_path, [noise, witness], **LAYOUTS[layout]).train()
     lengths = [length for seen in witness.noised for length in seen.lengths]
     assert len(set(lengths)) > 1
-    assert max(lengths) <= (12 if LAYOUTS[layout].get("max_length") == 12 else 19)
+    assert max(lengths) <= (14 if LAYOUTS[layout].get("max_length") == 14 else 19)
     realised = noise.realised()
     assert (realised.num_documents, realised.num_tokens) == (len(lengths), sum(lengths))
 

@@ -157,10 +157,14 @@ class NoiseHandle:
             )
         return self.settings.alpha_at(self._progress)
 
+    def is_alive(self) -> bool:
+        """Whether the noise is on the model and has not outlived what it was set up for."""
+        # A recomputation belongs to a forward that was asked already, and may run on a thread of autograd's.
+        return bool(self._removables) and (self._is_alive is None or in_backward() or self._is_alive())
+
     def is_on(self) -> bool:
         """Whether the noise is on the model. Noise that has outlived what it was set up for is taken off here."""
-        # A recomputation belongs to a forward that was asked already, and may run on a thread of autograd's.
-        if self._is_alive is not None and not in_backward() and not self._is_alive():
+        if not self.is_alive():
             self.detach()
         return bool(self._removables)
 

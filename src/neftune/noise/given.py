@@ -92,7 +92,9 @@ def layout_of(given: Given, stack: Stack, input_ids: Tensor, *, may_read: bool =
         is_plain = positions.shape[0] != _MROPE_AXES
         sequences = None if is_plain else sections(positions, placeholders)
         positions = positions[0] if is_plain else None
-    if mask is None and given.cu_seqlens is None and positions is None and sequences is None:
+    if mask is None and positions is not None and stack.pad_id is not None:
+        mask = ~_filling(positions, input_ids, stack.pad_id)
+    elif mask is None and given.cu_seqlens is None and positions is None and sequences is None:
         if stack.role == "decoder":
             mask = _decoder_mask(given.labels, stack, input_ids)
         elif stack.pad_is_padding:
@@ -108,6 +110,12 @@ def layout_of(given: Given, stack: Stack, input_ids: Tensor, *, may_read: bool =
         seq_idx=sequences,
         placeholders=placeholders,
     )
+
+
+def _filling(positions: Tensor, input_ids: Tensor, pad_id: int) -> Tensor:
+    """Padding ids at the end of a row, each at position 0: so collators fill packed rows up to a multiple."""
+    padding = (input_ids == pad_id) & (positions == 0)
+    return padding.flip(1).cumprod(1).flip(1) > 0
 
 
 def _placeholders(stack: Stack, input_ids: Tensor) -> Tensor | None:

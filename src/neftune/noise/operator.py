@@ -62,7 +62,8 @@ def _noised(  # noqa: PLR0913 (an operator takes tensors one by one)
     stack: int,
 ) -> Tensor:
     owner, result = _handles.get(handle), embedded.clone(memory_format=torch.contiguous_format)
-    if owner is None or not owner.is_on():
+    # Hooks that go while a graph runs would leave it halfway.
+    if owner is None or not owner.is_alive():
         return result
     given = Given(attention_mask, position_ids, cu_seqlens, seq_idx, document_keys, labels)
     result = owner.noise(result, input_ids, given, draw=int(draw), stack=stack)
