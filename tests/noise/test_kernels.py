@@ -1,4 +1,5 @@
 import dataclasses
+import importlib
 import os
 import re
 import subprocess
@@ -106,6 +107,12 @@ def test_other_devices_and_missing_libraries_mean_torch(monkeypatch):
     monkeypatch.setitem(sys.modules, "neftune.noise.kernels", None)
     assert add._kernels(torch.device("cuda", 73)) is None
     add._kernels.cache_clear()
+
+
+def test_old_tritons_are_refused(monkeypatch):
+    monkeypatch.delattr("triton.language.tuple")
+    with pytest.raises(ImportError, match=r"need Triton 3.3 or newer \(torch 2.7 brings it\), got 3"):
+        importlib.reload(kernels)
 
 
 def test_cuda_graphs_leave_the_noise_out():

@@ -24,6 +24,9 @@ from neftune.noise.add import Squares
 from neftune.noise.distributions import Distribution, distributions, quantile_table, sphere_factor
 from neftune.noise.tokens import TokenNoise
 
+if not hasattr(tl, "tuple"):
+    raise ImportError(f"the noise's kernels need Triton 3.3 or newer (torch 2.7 brings it), got {triton.__version__}.")
+
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _UNIFORM, _BERNOULLI, _GAUSSIAN = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 _KINDS = {

@@ -4,6 +4,7 @@ An operator is opaque to the compiler: whatever a forward is called with, its la
 breaks the graph, nothing compiles again from step to step, and alpha, epoch and progress may change at any time.
 """
 
+import inspect
 import itertools
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 RANDOM_DRAW = -1
 """Stands for an exposure that is drawn from torch's generator."""
 
+_CAN_TAG = "tags" in inspect.signature(torch.library.custom_op).parameters and hasattr(torch.Tag, "cudagraph_unsafe")
 # CUDA graphs would replay the noise of the step that they recorded.
-_NOT_RECORDED: Any = {"tags": (torch.Tag.cudagraph_unsafe,)} if hasattr(torch.Tag, "cudagraph_unsafe") else {}
+_NOT_RECORDED: Any = {"tags": (torch.Tag.cudagraph_unsafe,)} if _CAN_TAG else {}
 
 _handles: weakref.WeakValueDictionary[int, "NoiseHandle"] = weakref.WeakValueDictionary()
 _numbers = itertools.count()
