@@ -185,7 +185,8 @@ def add_noise_(embeddings: Tensor, noise: TokenNoise) -> Squares:
         _signed(noise.draw >> 32),
         quantile_table(embeddings.device),
     )
-    sums = torch.empty((2, chunks, num_tokens), dtype=torch.float32, device=embeddings.device)
+    # Two pieces of memory: a part's alignment would vary with the batch, and the kernel be compiled for each.
+    sums = [torch.empty((chunks, num_tokens), dtype=torch.float32, device=embeddings.device) for _ in range(2)]
     # Triton launches on the current device.
     with torch.cuda.device_of(embeddings):
         if noise.entry.on_sphere:
@@ -195,7 +196,7 @@ def add_noise_(embeddings: Tensor, noise: TokenNoise) -> Squares:
         else:
             factors = noise.scale * 2.0**-noise.entry.fraction_bits
         _add[grid](*tokens, embeddings, factors, sums[0], sums[1], **settings)
-    return Squares(*(sums[:, 0] if chunks == 1 else sums.sum(dim=1)))
+    return Squares(*(one[0] if chunks == 1 else one.sum(dim=0) for one in sums))
 
 
 def launch_settings(width: int, entry: Distribution) -> dict[str, Any]:
