@@ -275,6 +275,37 @@ def _rank(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+def parts_of_rows() -> tuple[float, float]:
+    """Two ranks that hold half of every row each: transformers' ratio, ours."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(_rank_with_parts, args=(folder,), nprocs=2)
+        found = torch.load(f"{folder}/ratios.pt", weights_only=True)
+    return found["transformers"], found["neftune"]
+
+
+def _rank_with_parts(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    store = torch.distributed.FileStore(f"{folder}/store", 2)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    found = {}
+    for provider in ("transformers", "neftune"):
+        torch.manual_seed(0)
+        model, mine = EmbeddingAlone(128).train(), slice(rank * LENGTH, (rank + 1) * LENGTH)
+        ids, positions = torch.randint(3, 1000, (32, 2 * LENGTH)), torch.arange(2 * LENGTH).expand(32, -1)
+        group = torch.distributed.group.WORLD
+        theirs = provider == "transformers"
+        noise = TransformersNoise(model) if theirs else neftune.attach(model, ALPHA, sequence_group=group)
+        with noise:
+            noisy = model(input_ids=ids[:, mine], position_ids=positions[:, mine])
+        squares = (noisy - functional.embedding(ids[:, mine], model.embed.weight)).detach().square().sum(dim=(1, 2))
+        torch.distributed.all_reduce(squares)
+        found[provider] = float(squares.sqrt().mean()) * math.sqrt(3) / ALPHA
+    if rank == 0:
+        torch.save(found, f"{folder}/ratios.pt")
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
 def _ratio(noise: Tensor) -> float:
     """Realised over nominal alpha of documents that fill their rows; (B, T, D)."""
     return float(noise.detach().double().flatten(1).norm(dim=1).mean()) * math.sqrt(3) / ALPHA

@@ -154,9 +154,11 @@ def others() -> Iterator[Cell]:
 
 
 def ranks() -> Iterator[Cell]:
-    """Two data-parallel processes (gloo) whose batches have one shape."""
+    """Two processes (gloo): data-parallel with batches of one shape; context-parallel with half of every row each."""
     theirs, ours = cases.correlations()
     yield Cell("two data-parallel ranks", "correlation of their noise", theirs, ours, right=0.0, stated=1.0)
+    theirs, ours = cases.parts_of_rows()
+    yield Cell("two context-parallel ranks", "a row of 96, half on each", theirs, ours, stated=2**0.5)
 
 
 def main() -> None:

@@ -43,5 +43,6 @@ def test_every_situation_of_the_method_is_there():
         "misuse",
         "other implementations",
         "two data-parallel ranks",
+        "two context-parallel ranks",
     }
     assert {"torch", "transformers", "trl", "peft", "neftune"} <= RECORD["versions"].keys()

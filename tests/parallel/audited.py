@@ -1,6 +1,7 @@
 """The audit of a model on two ranks: each rank reads its own rows, and training stays as it was."""
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -11,6 +12,7 @@ from transformers.integrations.neftune import activate_neftune
 
 import neftune
 from tests.parallel.ranks import ALPHA, make_model, own_rows, require, run, summed_loss
+from tests.tiny_families import make_batch
 
 
 def whole(model: nn.Module) -> nn.Module:
@@ -71,8 +73,20 @@ def a_divided_table_is_unreadable_and_works_on() -> None:
         require(said in audit.result().verdict, audit.result().verdict)
 
 
+def parts_of_rows_are_unreadable() -> None:
+    model, batch = make_model(), make_batch((16, 16))
+    mine = slice(8 * dist.get_rank(), 8 * dist.get_rank() + 8)
+    positions = torch.arange(16).expand(2, -1)
+    with neftune.attach(model, ALPHA, sequence_group=dist.group.WORLD), neftune.audit(model) as audit:
+        model(input_ids=batch["input_ids"][:, mine], position_ids=positions[:, mine])
+    said = "a rank must know the whole document that its tokens belong to"
+    require(dist.get_rank() == 0 or said in audit.result().verdict, audit.result().verdict)
+    require(not audit.result().is_exact, "half a document is not taken for a whole one")
+
+
 if __name__ == "__main__":
     run(
+        parts_of_rows_are_unreadable,
         ours_is_exact_and_training_the_same_bit_for_bit,
         transformers_hook_is_read,
         a_divided_table_is_unreadable_and_works_on,

@@ -20,6 +20,8 @@ from neftune.noise.distributions import UNIFORM_STD
 from neftune.noise.documents import Layout, read_layout
 from neftune.noise.findings import Finding, Phase, length_groups
 from neftune.noise.given import given_to, layout_of
+from neftune.noise.parallel import on_several_ranks
+from neftune.noise.sequence import refuse_context_parallel, refuse_parts
 from neftune.noise.stacks import Stack
 
 
@@ -39,7 +41,11 @@ def documents_of(calls: Calls, stack: Stack, input_ids: Tensor) -> Documents:
     past = _past_length(calls.open[0].given.get("past_key_values"))
     if not past:
         ids = calls.text_ids(stack, input_ids)
-        layout = layout_of(given_to(calls, stack, ids), stack, ids)
+        refuse_context_parallel()
+        given = given_to(calls, stack, ids)
+        layout = layout_of(given, stack, ids)
+        if on_several_ranks() and given.position_ids is not None and given.position_ids.ndim == 2:
+            refuse_parts(layout, given.position_ids)
         return Documents(layout, layout.lengths)
     rows, width = input_ids.shape
     layout = read_layout((rows, width), input_ids.device)
