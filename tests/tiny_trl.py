@@ -93,6 +93,7 @@ KINDS = {
     "CPO": Kind("trl.experimental.cpo", "CPO", preferences),
     "TPO": Kind("trl.experimental.tpo", "TPO", triples),
     "GKD": Kind("trl.experimental.gkd", "GKD", chats, {"max_new_tokens": 12, "lmbda": 0.5}, TAUGHT),
+    "GOLD": Kind("trl.experimental.gold", "GOLD", chats, {**DISTILLED, "lmbda": 0.5}, ("teacher", "bytes")),
     "OnlineDPO": Kind(
         "trl.experimental.online_dpo", "OnlineDPO", prompts, {"max_new_tokens": 12, "max_steps": 2}, REWARDED
     ),
@@ -130,11 +131,32 @@ def load_model(checkpoint: Path, kind: Kind | None = None) -> Any:
     return getattr(transformers, kind.model).from_pretrained(checkpoint, num_labels=1)
 
 
-def make_teacher(checkpoint: Path) -> Any:
+def byte_tokenizer() -> Any:
+    """One token a byte, for trainers that take byte-level tokenizers alone."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokens = ["<pad>", "<bos>", "<eos>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    inner = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    special = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
+    return PreTrainedTokenizerFast(tokenizer_object=inner, padding_side="left", **special)
+
+
+def byte_model(checkpoint: Path) -> Any:
+    """The checkpoint's architecture over bytes."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = AutoConfig.from_pretrained(checkpoint, vocab_size=259, max_position_embeddings=256)
+    return AutoModelForCausalLM.from_config(config)
+
+
+def make_teacher(teacher: Any) -> Any:
     """A model with opinions of its own."""
     import torch
 
-    teacher = load_model(checkpoint)
     with torch.no_grad():
         for parameter in teacher.parameters():
             parameter.mul_(3)
@@ -156,10 +178,11 @@ def make_trainer(
     from transformers import AutoTokenizer
 
     kind = KINDS[name]
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint, padding_side="left")
+    in_bytes = "bytes" in kind.needs
+    tokenizer = byte_tokenizer() if in_bytes else AutoTokenizer.from_pretrained(checkpoint, padding_side="left")
     tokenizer.chat_template = CHAT if kind.rows is chats else None
     arguments: dict[str, Any] = {
-        "model": load_model(checkpoint, kind),
+        "model": byte_model(checkpoint) if in_bytes else load_model(checkpoint, kind),
         "args": make_config(kind, folder, **options),
         "train_dataset": Dataset.from_list(kind.rows()),
         "processing_class": tokenizer,
@@ -168,5 +191,5 @@ def make_trainer(
     if "reward" in kind.needs:
         arguments["reward_funcs"] = reward_by_length
     if "teacher" in kind.needs:
-        arguments["teacher_model"] = make_teacher(checkpoint)
+        arguments["teacher_model"] = make_teacher((byte_model if in_bytes else load_model)(checkpoint))
     return getattr(import_module(kind.module), f"{kind.name}Trainer")(**arguments | (given or {}))

@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
 
-GENERATE = {"GRPO", "RLOO", "GMPO", "A2PO", "Distillation", "GKD", "OnlineDPO", "SDFT", "SDPO", "IWOPD"}
+GENERATE = {"GRPO", "RLOO", "GMPO", "A2PO", "Distillation", "GKD", "GOLD", "OnlineDPO", "SDFT", "SDPO", "IWOPD"}
 
 
 @pytest.fixture(scope="module")
