@@ -80,6 +80,7 @@ _BART = {
     "forced_eos_token_id": 2,
 }
 _SCALED_BART = {**_BART, "scale_embedding": True}
+_CROSSED = {**_HEADS, "cross_attention_hidden_size": WIDTH}
 _SEPARATE = {"share_encoder_decoder_embeddings": False, "tie_word_embeddings": False, "decoder_vocab_size": VOCAB}
 _MAMBA = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8}
 _LINEAR = {
@@ -156,13 +157,17 @@ ENCODER_DECODERS: dict[str, Family] = {
     "marian": Family("MarianMTModel", _SCALED_BART),
     "marian-separate": Family("MarianMTModel", {**_BART, **_SEPARATE}),
     "blenderbot": Family("BlenderbotForConditionalGeneration", _SCALED_BART, _ROOT),
+    "nllb-moe": Family("NllbMoeForConditionalGeneration", {**_SCALED_BART, "num_experts": 2}, _ROOT),
+    "t5gemma": Family("T5GemmaForConditionalGeneration", {**_SIZES, "encoder": _HEADS, "decoder": _CROSSED}),
     "led": Family("LEDForConditionalGeneration", {**_BART, "attention_window": 4}),
 }
+_XLNET = {"vocab_size": VOCAB, "d_model": WIDTH, "n_layer": 1, "n_head": 2, "d_inner": WIDTH}
 _WIDE = {"attention_window": 4, "max_position_embeddings": 100}
 REFUSED: dict[str, tuple[Family, str]] = {
     "inkling": (Family("InklingForCausalLM", SMALL), "InklingNormedEmbedding, which gives other numbers than 1 times"),
     "ibert": (Family("IBertForMaskedLM", SMALL), "must turn ids of shape .* into one vector each, got .* into tuple"),
-    "longformer": (Family("LongformerForMaskedLM", {**SMALL, **_WIDE}), "of a model that pads its rows by itself"),
+    "xlnet": (Family("XLNetLMHeadModel", _XLNET), r"was given it, \[2, 9\], got \[9, 2\], turned or padded by the"),
+    "longformer": (Family("LongformerForMaskedLM", {**SMALL, **_WIDE}), r"was given it, \[2, 9\], got \[2, 12\]"),
 }
 """What transformers' own behaviour makes impossible, and what the refusal says of it."""
 

@@ -215,6 +215,14 @@ def test_what_cannot_be_noised_is_refused_and_says_why(name):
         train()
 
 
+@pytest.mark.parametrize("length", [9, 2])
+def test_a_batch_that_the_model_turns_is_refused_whatever_its_shape(length):
+    batch = make_batch((length, length))
+    model = REFUSED["xlnet"][0].build().train()
+    with neftune.attach(model, ALPHA), pytest.raises(NoiseError, match="turned or padded by the model"):
+        model(input_ids=batch["input_ids"])
+
+
 def test_longformer_with_rows_as_wide_as_it_makes_them():
     model = REFUSED["longformer"][0].build().train()
     with neftune.attach(model, ALPHA) as handle:

@@ -103,6 +103,13 @@ class Calls:
                 return call.given[local]
         return None
 
+    def model_input(self, name: str, stack: Stack) -> Any:
+        """What the innermost whole model was given under this name, not a part of it that embeds."""
+        for call in reversed(self.open):
+            if hasattr(call.module, "get_input_embeddings"):
+                return call.given.get(_local_name(call, name, stack))
+        return None
+
     def find_readable(self, name: str, stack: Stack, width: int) -> Any:
         """Like `find`, but takes the nearest 2-D tensor where models turn it into something else on the way in.
 

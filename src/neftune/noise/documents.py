@@ -119,8 +119,7 @@ def _check_shape(name: str, tensor: Tensor | None, shape: tuple[int, int]) -> Te
         return tensor.expand(shape)
     raise NoiseError(
         f"{name} must have the shape of the tokens, {list(shape)}, got {list(tensor.shape)}: where documents begin "
-        f"and end cannot be read from it. Pass a 2-D {name} of that shape (of a model that pads its rows by itself, "
-        "rows of that width), or perturb the embeddings yourself (neftune.perturb)."
+        f"and end cannot be read from it. Pass a 2-D {name}, or perturb the embeddings yourself (neftune.perturb)."
     )
 
 

@@ -48,6 +48,8 @@ def given_to(calls: Calls, stack: Stack, input_ids: Tensor) -> Given:
     """
     # A cache that comes from further in holds virtual tokens (prefix tuning).
     _refuse_past(calls.open[0].given.get("past_key_values"))
+    if stack.text_comes_first:
+        _refuse_other_batch(calls.model_input("input_ids", stack), input_ids)
     width = input_ids.shape[1]
     mask = calls.find_readable("attention_mask", stack, width)
     positions = calls.find_readable("position_ids", stack, width)
@@ -63,6 +65,10 @@ def given_to(calls: Calls, stack: Stack, input_ids: Tensor) -> Given:
             )
         mask = None
     labels = calls.anywhere("labels")
+    fits = isinstance(labels, Tensor) and labels.shape == input_ids.shape
+    if stack.role == "decoder" and fits and calls.anywhere("decoder_attention_mask") is None:
+        # Some make a mask of shifted labels, whose length depends on the padding; the labels tell it exactly.
+        mask = None
     return Given(
         attention_mask=mask,
         position_ids=positions,
@@ -149,6 +155,27 @@ def chosen_tokens(positions: Positions, given: Given, stack: Stack, input_ids: T
         )
     is_response = labels != _IGNORED_LABEL
     return is_response if positions == "response" else ~is_response
+
+
+def _refuse_other_batch(given: Any, input_ids: Tensor) -> None:
+    """Refuse ids that a model has laid out anew since it was given them: what else it was given fits no more.
+
+    Raises:
+        NoiseError: They have another shape, or are turned.
+    """
+    if not isinstance(given, Tensor) or given.ndim != 2:
+        return
+    rows, width = input_ids.shape
+    is_same = given.shape[0] == rows and given.shape[1] == width
+    # A square batch that is turned has the same shape.
+    if is_same and (torch.compiler.is_compiling() or rows != width or torch.equal(given, input_ids)):
+        return
+    raise NoiseError(
+        f"an embedding must look up the batch as the model was given it, {list(given.shape)}, got "
+        f"{list(input_ids.shape)}, turned or padded by the model: where documents begin and end cannot be told. Give "
+        "rows of the width that the model makes of them (Longformer), or perturb the embeddings yourself "
+        "(neftune.perturb)."
+    )
 
 
 def _refuse_past(cache: Any) -> None:

@@ -98,10 +98,12 @@ def find_stacks(model: nn.Module, embeddings: Embeddings | None = None) -> tuple
 def _named_stack(model: nn.Module, embedding: nn.Module, *, stream: int) -> Stack:
     """A stack of a table that the model does not give as its own: what it lies in tells whose lengths are its own."""
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-        names: tuple[Literal["encoder", "decoder"], ...] = ("encoder", "decoder")
-        holders = [name for name in names if any(module is embedding for module in _part(model, name).modules())]
-        if len(holders) == 1:
-            return _stack(model, _part(model, holders[0]), embedding, role=holders[0], stream=stream)
+        encoder, decoder = _part(model, "encoder"), _part(model, "decoder")
+        in_encoder, in_decoder = embedding in set(encoder.modules()), embedding in set(decoder.modules())
+        if in_encoder and not in_decoder:
+            return _stack(model, encoder, embedding, role="encoder", stream=stream)
+        if in_decoder and not in_encoder:
+            return _stack(model, decoder, embedding, role="decoder", stream=stream)
     return _stack(model, model, embedding, role="only", stream=stream)
 
 
