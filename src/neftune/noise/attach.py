@@ -16,7 +16,14 @@ from neftune.noise.calls import Call, Calls, ThreadCalls, positional_parameters
 from neftune.noise.given import DOCUMENT_KEYS, Given, chosen_tokens, given_to, layout_of
 from neftune.noise.hooks import Hook, hook_owner
 from neftune.noise.meter import Meter
-from neftune.noise.operator import RANDOM_DRAW, draw_exposure, noise_operator, number_handle
+from neftune.noise.operator import (
+    RANDOM_DRAW,
+    draw_exposure,
+    forget_compiled,
+    noise_operator,
+    number_handle,
+    uncompiled,
+)
 from neftune.noise.perturb import new_draw
 from neftune.noise.phases import gradients_wanted, in_backward
 from neftune.noise.ranks import Ranks
@@ -133,13 +140,13 @@ class NoiseHandle:
         self._num_pauses = 0
         self._threads, self._traced = ThreadCalls(), Calls()
         self._read: set[torch.device] = set()
-        model = _uncompiled(model)
+        model = uncompiled(model)
         self._stacks = find_stacks(model, embeddings)
         self._leads_to = ancestors(model, self._stacks)
         self._refuse_second(model)
         self._number = number_handle(self)
         self._removables = self._hook()
-        _forget_compiled()
+        forget_compiled()
 
     @property
     def alpha(self) -> float:
@@ -382,18 +389,6 @@ class NoiseHandle:
         is_first = device not in self._read
         self._read.add(device)
         return is_first or device.type == "cpu"
-
-
-def _uncompiled(model: nn.Module) -> nn.Module:
-    """The module inside what ``torch.compile(model)`` returns."""
-    inner = vars(model).get("_modules", {}).get("_orig_mod")
-    return model if inner is None else inner
-
-
-def _forget_compiled() -> None:
-    # torch.compile does not look whether a module has got hooks since: what was compiled before would run without them.
-    if "torch._dynamo" in sys.modules:
-        torch.compiler.reset()
 
 
 def _refuse_transformers(embedding: nn.Module) -> None:

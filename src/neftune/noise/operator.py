@@ -6,11 +6,12 @@ breaks the graph, nothing compiles again from step to step, and alpha, epoch and
 
 import inspect
 import itertools
+import sys
 import weakref
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from neftune.noise.given import Given
 from neftune.noise.shares import like, local
@@ -108,3 +109,16 @@ def noise_operator(
     assert isinstance(draw, Tensor)
     # Operators know no DTensor; what the rank holds of one is told from its shape.
     return like(embedded, _noised(local(embedded), local(input_ids), draw, *given, handle, stack))
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The module inside what ``torch.compile(model)`` returns."""
+    inner = vars(model).get("_modules", {}).get("_orig_mod")
+    return model if inner is None else inner
+
+
+def forget_compiled() -> None:
+    """Compile anew what was compiled, now that a model has got hooks."""
+    # torch.compile does not look whether a module has got hooks since: what was compiled before would run without them.
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
