@@ -27,7 +27,7 @@ from neftune.noise.operator import (
 from neftune.noise.perturb import new_draw
 from neftune.noise.phases import gradients_wanted, in_backward
 from neftune.noise.ranks import Ranks
-from neftune.noise.ratio import alpha_for
+from neftune.noise.ratio import PAPERS_ALPHA, alpha_for, length_for
 from neftune.noise.schedules import Schedule
 from neftune.noise.sequence import SequenceShards
 from neftune.noise.settings import Match, NoiseSettings, Positions
@@ -38,12 +38,11 @@ from neftune.noise.tokens import token_keys, token_noise
 from neftune.records import RealisedNoise
 
 _EMBEDDED = ("inputs_embeds", "decoder_inputs_embeds")
-_PAPERS_ALPHA = 5.0
 
 
 def attach(  # noqa: PLR0913 (each is one property of the noise)
     model: nn.Module,
-    alpha: float = _PAPERS_ALPHA,
+    alpha: float = PAPERS_ALPHA,
     *,
     distribution: str = "uniform",
     match: Match = "rms",
@@ -92,22 +91,6 @@ def attach(  # noqa: PLR0913 (each is one property of the noise)
         alpha = alpha_for(model, nsr=nsr, length=length, distribution=distribution, match=match, embeddings=embeddings)
     settings = NoiseSettings(alpha, distribution, match, seed, positions, schedule)
     return NoiseHandle(model, settings, embeddings=embeddings, ranks=Ranks(sequence_group, sequence_shards))
-
-
-def length_for(nsr: float, alpha: float, length: float | None) -> float:
-    """The length that ``nsr`` needs.
-
-    Raises:
-        ConfigError: There is none, or an alpha is given as well.
-    """
-    if alpha != _PAPERS_ALPHA:
-        raise ConfigError(f"the noise is given as alpha or as nsr, got alpha={alpha!r} and nsr={nsr!r}. Give one.")
-    if length is None:
-        raise ConfigError(
-            f"nsr={nsr!r} needs the mean document length in tokens, got none: alpha / sqrt(L d) depends on it. "
-            "Pass length=..., or alpha."
-        )
-    return length
 
 
 class NoiseHandle:

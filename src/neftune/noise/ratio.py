@@ -14,6 +14,9 @@ from neftune.noise.tables import Embeddings, is_quantised
 _ROWS = 1 << 14
 """Rows of a quantised table that are looked up at once."""
 
+PAPERS_ALPHA = 5.0
+"""The scale of a noise that names neither alpha nor nsr."""
+
 
 def noise_to_signal(
     model: nn.Module,
@@ -70,6 +73,22 @@ def alpha_for(
     if not _is_positive(nsr) and nsr != 0:
         raise ConfigError(f"nsr must be a finite number >= 0, got {nsr!r}. Use nsr=0 for the no-noise baseline.")
     return nsr / _ratio_per_alpha(find_stacks(model, embeddings)[0], length, distribution, match)
+
+
+def length_for(nsr: float, alpha: float, length: float | None) -> float:
+    """The length that ``nsr`` needs.
+
+    Raises:
+        ConfigError: There is none, or an alpha is given as well.
+    """
+    if alpha != PAPERS_ALPHA:
+        raise ConfigError(f"the noise is given as alpha or as nsr, got alpha={alpha!r} and nsr={nsr!r}. Give one.")
+    if length is None:
+        raise ConfigError(
+            f"nsr={nsr!r} needs the mean document length in tokens, got none: alpha / sqrt(L d) depends on it. "
+            "Pass length=..., or alpha."
+        )
+    return length
 
 
 def _ratio_per_alpha(stack: Stack, length: float, distribution: str, match: Match) -> float:
