@@ -13,15 +13,16 @@ from neftune._version import __version__
 
 if TYPE_CHECKING:
     from neftune.integrations.transformers import NoiseCallback
-    from neftune.noise.attach import NoiseHandle, attach
+    from neftune.noise.attach import attach
     from neftune.noise.audit import Audit, audit
+    from neftune.noise.handle import NoiseHandle
     from neftune.noise.perturb import perturb
     from neftune.noise.ratio import alpha_for, noise_to_signal
 
 _HOMES = {
     "Audit": "neftune.noise.audit",
     "NoiseCallback": "neftune.integrations.transformers",
-    "NoiseHandle": "neftune.noise.attach",
+    "NoiseHandle": "neftune.noise.handle",
     "alpha_for": "neftune.noise.ratio",
     "attach": "neftune.noise.attach",
     "audit": "neftune.noise.audit",

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from neftune.noise.attach import NoiseHandle
+from neftune.noise.handle import NoiseHandle
 from neftune.noise.parallel import on_several_ranks
 from neftune.noise.ranks import Ranks
 from neftune.noise.ratio import alpha_for, length_for

@@ -9,7 +9,7 @@ from torch import nn
 from neftune.errors import ConfigError, NoiseError
 from neftune.integrations.asked import AskedNoise, resumable
 from neftune.integrations.logs import NoiseLog, refuse_unreached
-from neftune.noise.attach import NoiseHandle
+from neftune.noise.handle import NoiseHandle
 from neftune.noise.schedules import Schedule
 from neftune.noise.settings import Match, NoiseSettings, Positions
 from neftune.noise.tables import Embeddings

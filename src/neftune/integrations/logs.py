@@ -3,7 +3,7 @@
 import torch
 
 from neftune.errors import NoiseError
-from neftune.noise.attach import NoiseHandle
+from neftune.noise.handle import NoiseHandle
 from neftune.noise.meter import Totals
 from neftune.noise.parallel import summed_over_ranks
 
@@ -62,7 +62,13 @@ def refuse_unreached(handle: NoiseHandle, num_steps: int) -> None:
     """
     alpha = handle.settings.alpha
     if alpha and num_steps and not handle.meter.totals().num_documents:
+        positions = handle.settings.positions
+        remedy = (
+            "Check that the trainer runs this model in training mode (model.train()), by calling it."
+            if positions == "all"
+            else f'No token of a {positions} was found: labels are -100 at the prompt alone. Use positions="all".'
+        )
         raise NoiseError(
             f"noise of alpha={alpha} must reach the model, got {num_steps} training steps and 0 documents "
-            "noised. Check that the trainer runs this model in training mode (model.train()), by calling it."
+            f"noised. {remedy}"
         )

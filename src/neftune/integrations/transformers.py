@@ -12,7 +12,7 @@ from neftune.errors import ConfigError, NoiseError
 from neftune.integrations.asked import AskedNoise, resumable
 from neftune.integrations.logs import NoiseLog, refuse_unreached
 from neftune.integrations.train_call import TrainCall
-from neftune.noise.attach import NoiseHandle
+from neftune.noise.handle import NoiseHandle
 from neftune.noise.schedules import Schedule
 from neftune.noise.settings import Match, NoiseSettings, Positions
 from neftune.noise.tables import Embeddings

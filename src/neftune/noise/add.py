@@ -40,6 +40,8 @@ def add_(embeddings: Tensor, noise: TokenNoise) -> Squares:
         embeddings: (N, D), floating point.
         noise: The noise of these tokens.
     """
+    if not embeddings.numel():
+        return Squares(torch.zeros_like(noise.scale), torch.zeros_like(noise.scale))
     kernels = _kernels(embeddings.device)
     if kernels is not None and kernels.supports(embeddings, noise):
         return kernels.add_noise_(embeddings, noise)

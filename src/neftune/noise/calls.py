@@ -56,10 +56,10 @@ class Calls:
         frame: FrameType | None,
     ) -> None:
         """Note a call that ``frame`` makes; ``parameters`` names its positional arguments."""
-        for i, call in enumerate(self.open):
-            if call.module is module:
-                self._forget_interrupted(i, frame)
-                break
+        if frame is not None:
+            self._forget_interrupted(frame)
+        else:
+            self._forget_entered(module)
         forward = self.open[0].forward if self.open else Forward(None, [])
         given = {**dict(zip(parameters, args, strict=False)), **given}
         self.open.append(Call(module, frame, given, "decoder_input_ids" in parameters, forward, []))
@@ -73,18 +73,27 @@ class Calls:
                 return call
         return None
 
-    def _forget_interrupted(self, first: int, frame: FrameType | None) -> None:
-        # torch calls no hook when a forward ends in a KeyboardInterrupt: such a call's frame is gone. A module that
-        # calls itself, or a recomputation inside a running forward, is entered twice with both frames alive.
+    def _forget_interrupted(self, frame: FrameType | None) -> None:
+        # torch calls no hook when a forward ends in a KeyboardInterrupt: such a call's frame is gone. Where the frame
+        # of the innermost call is alive, those of all others are.
+        innermost = self.open[-1].frame if self.open else None
+        if innermost is None:
+            return
         alive: set[FrameType] = set()
-        while frame is not None:
+        while frame is not None and frame is not innermost:
             alive.add(frame)
             frame = frame.f_back
-        if not alive:
-            del self.open[first:]
+        if frame is innermost:
             return
         for i, call in enumerate(self.open):
-            if call.frame not in alive:
+            if call.frame is not None and call.frame not in alive:
+                del self.open[i:]
+                return
+
+    def _forget_entered(self, module: nn.Module) -> None:
+        # While torch.compile traces there are no frames: a module that is entered again was left by an exception.
+        for i, call in enumerate(self.open):
+            if call.module is module:
                 del self.open[i:]
                 return
 

@@ -68,6 +68,8 @@ class Meter:
             noised: Which tokens got noise, bool (B * T,).
             unit_norm: Expected L2 norm of a document's noise at alpha = 1, the module's own factor included.
         """
+        if not noised.numel():
+            return
         document, counts = layout.document.flatten(), torch.zeros_like(layout.lengths)
         counts.index_add_(0, document, noised.to(counts.dtype))
         per_document = torch.zeros_like(counts, dtype=torch.float32).index_add_(0, document, squares.noise)

@@ -17,7 +17,7 @@ from neftune.noise.given import Given
 from neftune.noise.shares import like, local
 
 if TYPE_CHECKING:
-    from neftune.noise.attach import NoiseHandle
+    from neftune.noise.handle import NoiseHandle
 
 RANDOM_DRAW = -1
 """Stands for an exposure that is drawn from torch's generator."""

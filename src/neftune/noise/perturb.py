@@ -100,4 +100,7 @@ def noise_in_place(embeddings: Tensor, noise: TokenNoise) -> tuple[Tensor, Squar
     is_shared = embeddings._is_view() or (embeddings.is_leaf and embeddings.requires_grad)  # pyright: ignore[reportPrivateUsage]
     if is_shared or not embeddings.is_contiguous():
         return noised_copy(embeddings, noise)
-    return embeddings, add_(embeddings.detach().view(-1, noise.width), noise)
+    squares = add_(embeddings.detach().view(-1, noise.width), noise)
+    # Compiled code writes past autograd, which must know: whoever kept these values for a backward pass is refused.
+    torch.autograd.graph.increment_version(embeddings)
+    return embeddings, squares

@@ -42,7 +42,7 @@ class NoiseSettings:
     schedule: str | Schedule = "constant"
 
     def __post_init__(self) -> None:
-        check_alpha(self.alpha)
+        object.__setattr__(self, "alpha", check_alpha(self.alpha))
         self.entry.unit(self.match)
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigError(f"noise seed must be an integer, got {self.seed!r}. Use any whole number.")

@@ -83,13 +83,17 @@ def embedding_multiplier(embedding: nn.Module) -> float:
 def _is_factor(embedding: nn.Module, multiplier: float) -> bool:
     """Whether an embedding with a forward of its own gives its rows times the factor; True where it cannot be tried."""
     weight: Any = getattr(embedding, "weight", None)
-    has_own = isinstance(embedding, nn.Embedding) and type(embedding).forward is not nn.Embedding.forward
+    # A wrapper (an adapter's) adds more to its rows than a factor; what it wraps is what noise is relative to.
+    is_single = isinstance(embedding, nn.Embedding) or not list(embedding.children())
+    has_own = is_single and type(embedding).forward is not nn.Embedding.forward
     if not has_own or type(weight) is not nn.Parameter or weight.ndim != 2 or weight.is_meta or is_quantised(weight):
         return True
     ids = torch.arange(min(_PROBED, len(weight)), device=weight.device)
     # No hook may take part, and no random draw.
     with torch.no_grad():
-        given = type(embedding).forward(cast(Any, embedding), ids)
+        given: Any = type(embedding).forward(cast(Any, embedding), ids)
+    if not isinstance(given, torch.Tensor):
+        return True
     expected = weight.detach()[ids] * multiplier
     return bool((given - expected).abs().max() <= _TOLERANCE * expected.abs().max())
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from neftune.errors import NoiseError
 from neftune.noise.distributions import Distribution
 from neftune.noise.documents import Layout, document_keys
-from neftune.noise.hashing import mix, mix_int, signed
+from neftune.noise.hashing import GOLDEN, mix, mix_int, signed
 from neftune.noise.philox import random_words
 from neftune.noise.settings import NoiseSettings
 
@@ -59,8 +59,11 @@ def token_keys(layout: Layout, *, input_ids: Tensor | None, keys: Tensor | None)
                 f"document_keys must be integers, one per row {[shape[0]]} or one per token {list(shape)}, got "
                 f"{keys.dtype} of shape {list(keys.shape)}. In packed rows give one per token."
             )
-        per_token = keys if keys.ndim == 2 else keys[:, None].expand(shape)
-        return per_token.to(device=layout.real.device, dtype=layout.position.dtype)
+        given = keys.to(device=layout.real.device, dtype=layout.position.dtype)
+        if given.ndim == 2:
+            return given
+        # Documents that share a row share its key: the number in the row tells them apart, and is 0 for a single one.
+        return given[:, None] + (layout.document - layout.document[:, :1]) * signed(GOLDEN)
     if input_ids is None:
         return layout.document
     if tuple(input_ids.shape) != shape:
