@@ -269,7 +269,7 @@ class TestRatio:
         assert noise.settings == later.settings
 
     def test_it_is_given_once_and_with_a_length(self):
-        with pytest.raises(ConfigError, match=r"given as alpha or as nsr, got alpha=7 and nsr=0\.5\. Give one"):
+        with pytest.raises(ConfigError, match=r"given as alpha or as nsr, got alpha=7\.0 and nsr=0\.5\. Give one"):
             neftune.NoiseCallback(7, nsr=0.5, length=10)
         with pytest.raises(ConfigError, match=r"nsr=0\.5 needs the mean document length in tokens, got none"):
             neftune.NoiseCallback(nsr=0.5)
