@@ -103,6 +103,20 @@ def test_an_empty_batch_is_noised_by_nothing():
         assert handle.realised().num_documents == 2
 
 
+@pytest.mark.parametrize("name", ["position_ids", "cu_seq_lens_q", "document_keys"])
+def test_a_list_instead_of_a_tensor_is_named(name):
+    class Loose(Plain):
+        def forward(self, ids: torch.Tensor, **given: object) -> torch.Tensor:
+            return super().forward(ids)
+
+    model = Loose()
+    with (
+        neftune.attach(model),
+        pytest.raises(NoiseError, match=f"{name} must be a tensor, got list"),
+    ):
+        model(IDS, **{name: [0, 3, 6]})
+
+
 def test_numbers_of_numpy_become_pythons():
     alpha = neftune.NoiseCallback(alpha=np.float32(5)).settings.alpha
     assert json.dumps(alpha) == "5.0"

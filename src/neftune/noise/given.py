@@ -64,6 +64,9 @@ def given_to(calls: Calls, stack: Stack, input_ids: Tensor) -> Given:
                 "neither position_ids nor cu_seq_lens_q. Pass position_ids that restart with each document."
             )
         mask = None
+    keys = calls.anywhere(DOCUMENT_KEYS)
+    for name, value in (("position_ids", positions), ("cu_seq_lens_q", boundaries), (DOCUMENT_KEYS, keys)):
+        _refuse_others(name, value)
     labels = calls.anywhere("labels")
     fits = isinstance(labels, Tensor) and labels.shape == input_ids.shape
     if stack.role == "decoder" and fits and calls.anywhere("decoder_attention_mask") is None:
@@ -74,9 +77,14 @@ def given_to(calls: Calls, stack: Stack, input_ids: Tensor) -> Given:
         position_ids=positions,
         cu_seqlens=boundaries,
         seq_idx=calls.find("seq_idx", stack) if boundaries is None and positions is None else None,
-        document_keys=calls.anywhere(DOCUMENT_KEYS),
+        document_keys=keys,
         labels=labels if isinstance(labels, Tensor) else None,
     )
+
+
+def _refuse_others(name: str, value: object) -> None:
+    if value is not None and not isinstance(value, Tensor):
+        raise NoiseError(f"{name} must be a tensor, got {type(value).__name__}. Pass torch.tensor(...).")
 
 
 def layout_of(given: Given, stack: Stack, input_ids: Tensor, *, may_read: bool = True) -> Layout:
