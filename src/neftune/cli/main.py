@@ -44,6 +44,9 @@ Any other pipeline, in your own script:
 VERBS: dict[str, str] = {"list": "show"}
 """Verbs whose function has another name."""
 
+OWN_MODULES: dict[str, str] = {}
+"""Verbs in a module of their own (HELP, EPILOG, add_options, run), which imports nothing heavy when it is read."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
@@ -55,9 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if knobs and not options.takes_knobs:
         parser.error(f"{options.verb} takes no {knobs[0]!r}. `neftune {options.verb} --help` lists its options.")
     try:
-        function = VERBS.get(options.verb) or str(options.verb)
-        run: Callable[[argparse.Namespace, list[str]], int] = getattr(import_module("neftune.cli.verbs"), function)
-        return run(options, knobs)
+        return _function(options.verb)(options, knobs)
     except NeftuneError as error:
         if options.debug:
             traceback.print_exc()
@@ -75,6 +76,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"error: {type(error).__name__}: {error}\n(not an error we foresaw: --debug shows where; please report it)"
         )
         return 1
+
+
+def _function(verb: str) -> Callable[[argparse.Namespace, list[str]], int]:
+    if verb in OWN_MODULES:
+        return import_module(OWN_MODULES[verb]).run
+    return getattr(import_module("neftune.cli.verbs"), VERBS.get(verb, verb))
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -95,9 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"neftune {neftune.__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    def verb(
-        name: str, help: str, *, knobs: bool = False, module: str = "neftune.cli.verbs"
-    ) -> argparse.ArgumentParser:
+    def verb(name: str, help: str, *, knobs: bool = False) -> argparse.ArgumentParser:
         one = verbs.add_parser(name, help=help, description=help, add_help=not knobs, formatter_class=plain)
         one.set_defaults(takes_knobs=knobs)
         one.add_argument(
@@ -128,6 +133,11 @@ def _parser() -> argparse.ArgumentParser:
     shown = verb("list", "List studies and runs, or what can be named in a recipe.")
     shown.add_argument("what", nargs="?", default="studies", help="studies, runs, or a registry (default: studies)")
     shown.add_argument("--json", action="store_true", help="print JSON")
+    for name, module in OWN_MODULES.items():
+        own = import_module(module)
+        one = verb(name, own.HELP)
+        one.epilog = own.EPILOG
+        own.add_options(one)
     return parser
 
 
