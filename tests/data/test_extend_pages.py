@@ -1,4 +1,4 @@
-"""The examples on the pages about extending the data stage run as they stand."""
+"""The examples on the pages about extending run as they stand."""
 
 import re
 from pathlib import Path
@@ -8,14 +8,15 @@ import pytest
 from neftune.data.datasets import data_sets
 from neftune.data.formats import formats
 from neftune.data.prompts import templates
+from neftune.evaluation.variants import variants
 
 PAGES = Path(__file__).parents[2] / "docs" / "extend"
 
 
-@pytest.mark.parametrize("page", ["prompt_template", "data_set"])
+@pytest.mark.parametrize("page", ["prompt_template", "data_set", "variant"])
 def test_the_examples_on_a_page_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    for registry in (templates, data_sets, formats):
+    for registry in (templates, data_sets, formats, variants):
         monkeypatch.setattr(registry, "_entries", dict(registry))
     blocks = re.findall(r"```python\n(.*?)```", (PAGES / f"{page}.md").read_text(), flags=re.DOTALL)
     assert blocks

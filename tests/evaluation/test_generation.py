@@ -37,10 +37,11 @@ def decisive_gpt2():
     return model
 
 
-def slow(model, tokenizer, prompt: str, *, penalty: float, max_new_tokens: int, ends=(2,)) -> Generated:
+def slow(model, tokenizer, prompt: str, *, penalty: float, max_new_tokens: int, ends=(2,), held_back=0) -> Generated:
     ids = tokenizer(prompt)["input_ids"]
     room = model.config.max_position_embeddings - len(ids)
-    new, ended = slow_greedy(model, ids, max_new_tokens=min(room, max_new_tokens), ends=ends, penalty=penalty)
+    longest = min(room, max_new_tokens)
+    new, ended = slow_greedy(model, ids, max_new_tokens=longest, ends=ends, penalty=penalty, held_back=held_back)
     return Generated(tokenizer.decode(new, skip_special_tokens=True).strip(), len(new), ended)
 
 
@@ -209,3 +210,31 @@ def test_a_model_that_learnt_to_end_its_turn_is_heard_to_end_it(tmp_path):
     answer = evaluate_model(model, tokenizer, data, run).answers["test"][0]
     assert (answer.text, answer.ended) == ("the", True)
     assert not generate(model, tokenizer, [answer.prompt], max_new_tokens=12)[0].ended
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.2])
+def test_end_tokens_are_held_back_until_so_many_tokens(penalty):
+    model, tokenizer = decisive_llama(), tiny_tokenizer()
+    settings = {"max_new_tokens": 14, "repetition_penalty": penalty}
+    plain = generate(model, tokenizer, prompts(), **settings)
+    early = next(one for one in plain if one.num_tokens == 14)
+    ends = sorted(set(tokenizer(early.text)["input_ids"][1:4]))
+    wanted = [
+        slow(model, tokenizer, one, penalty=penalty, max_new_tokens=14, ends=(2, *ends), held_back=6)
+        for one in prompts()
+    ]
+    assert any(one.ended for one in wanted)
+    assert all(one.num_tokens >= 6 or not one.ended for one in wanted)
+    for batch_size in (1, 3, 64):
+        held = generate(
+            model, tokenizer, prompts(), **settings, batch_size=batch_size, end_tokens=ends, min_new_tokens=6
+        )
+        assert held == wanted
+    without = generate(model, tokenizer, prompts(), **settings, end_tokens=ends)
+    assert any(one.ended and one.num_tokens < 6 for one in without), "or there was nothing to hold back"
+
+
+@pytest.mark.parametrize("wrong", [-1, 5])
+def test_what_cannot_be_held_back_is_refused(wrong):
+    with pytest.raises(DataError, match=f"from 0 to max_new_tokens=4, got {wrong}"):
+        generate(decisive_llama(), tiny_tokenizer(), ["w5"], max_new_tokens=4, min_new_tokens=wrong)

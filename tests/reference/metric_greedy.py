@@ -7,7 +7,13 @@ import torch
 
 
 def slow_greedy(
-    model: Any, prompt: Sequence[int], *, max_new_tokens: int, ends: Sequence[int], penalty: float = 1.0
+    model: Any,
+    prompt: Sequence[int],
+    *,
+    max_new_tokens: int,
+    ends: Sequence[int],
+    penalty: float = 1.0,
+    held_back: int = 0,
 ) -> tuple[list[int], bool]:
     """New ids without the end token, and whether an end token came."""
     ids = list(prompt)
@@ -16,6 +22,8 @@ def slow_greedy(
             logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].float()
         for token in set(ids):
             logits[token] = logits[token] / penalty if logits[token] > 0 else logits[token] * penalty
+        if len(ids) - len(prompt) < held_back:
+            logits[list(ends)] = -float("inf")
         token = int(logits.argmax())
         if token in ends:
             return ids[len(prompt) :], True

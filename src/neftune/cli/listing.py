@@ -14,6 +14,7 @@ REGISTRIES = {
     "formats": "neftune.data.formats:formats",
     "data-sets": "neftune.data.datasets:data_sets",
     "templates": "neftune.data.prompts:templates",
+    "variants": "neftune.evaluation.variants:variants",
     "metrics": "neftune.evaluation.text_metrics:text_metrics",
     "judges": "neftune.evaluation.judges:judges",
     "executors": "neftune.study.executors:executors",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList, MinNewTokensLengthLogitsProcessor
 
 from neftune.data.prompts import encode_prompt
 from neftune.errors import DataError, ModelError
@@ -39,6 +39,7 @@ def generate(
     repetition_penalty: float = 1.0,
     batch_size: int = 64,
     end_tokens: Sequence[int] = (),
+    min_new_tokens: int = 0,
 ) -> list[Generated]:
     """Greedy answers, one per prompt, in the order given.
 
@@ -56,6 +57,8 @@ def generate(
             the answer already holds, > 0 (paper: 1.2; 1.0 is off). Source: arXiv 1909.05858, section 4.1.
         batch_size: Prompts answered together, >= 1.
         end_tokens: Ids of further tokens that end an answer, see `response_ends`.
+        min_new_tokens: Every token that ends an answer is blocked until the answer has so many tokens, 0 to
+            max_new_tokens; only the context may end it earlier.
 
     Raises:
         DataError: No prompts, an empty one, one that leaves no room for a token (see `prompt_room`), or a number out
@@ -66,6 +69,8 @@ def generate(
     for name, number in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
         if number < 1:
             raise DataError(f"{name} must be >= 1, got {number}.")
+    if not 0 <= min_new_tokens <= max_new_tokens:
+        raise DataError(f"min_new_tokens must be from 0 to max_new_tokens={max_new_tokens}, got {min_new_tokens}.")
     encoded = [encode_prompt(prompt, tokenizer) for prompt in prompts]
     limits = _limits(model, encoded, max_new_tokens)
     config = _greedy(model, tokenizer, repetition_penalty, end_tokens)
@@ -75,7 +80,7 @@ def generate(
         for start in range(0, len(order), batch_size):
             indices = order[start : start + batch_size]
             config.max_new_tokens = max(limits[index] for index in indices)
-            rows = _generate_batch(model, [encoded[index] for index in indices], config)
+            rows = _generate_batch(model, [encoded[index] for index in indices], config, min_new_tokens)
             for index, row in zip(indices, rows, strict=True):
                 answers[index] = _answer(row[: limits[index]], tokenizer, config.eos_token_id)
     return [answers[index] for index in range(len(encoded))]
@@ -170,15 +175,22 @@ def _without_own_settings(model: Any) -> Iterator[None]:
             holder.generation_config = config
 
 
-def _generate_batch(model: Any, prompts: Sequence[Sequence[int]], config: GenerationConfig) -> list[list[int]]:
+def _generate_batch(
+    model: Any, prompts: Sequence[Sequence[int]], config: GenerationConfig, min_new_tokens: int
+) -> list[list[int]]:
     """New token ids per prompt, padding after the end included."""
     length = max(len(ids) for ids in prompts)
     # Padding repeats the row's own first token: transformers 5.20's repetition penalty counts masked positions too.
     ids_BL = torch.tensor([[ids[0]] * (length - len(ids)) + list(ids) for ids in prompts])
     real_BL = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in prompts])
+    # Its own processor, because the setting of the same name warns of rows that have less room than that.
+    held_back = MinNewTokensLengthLogitsProcessor(length, min_new_tokens, config.eos_token_id, device=model.device)
     with _positions_in_context(model):
         output = model.generate(
-            input_ids=ids_BL.to(model.device), attention_mask=real_BL.to(model.device), generation_config=config
+            input_ids=ids_BL.to(model.device),
+            attention_mask=real_BL.to(model.device),
+            generation_config=config,
+            logits_processor=LogitsProcessorList([held_back] if min_new_tokens else []),
         )
     return output[:, length:].tolist()
 
