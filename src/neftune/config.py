@@ -148,6 +148,11 @@ class EvaluateConfig(Knobs):
     """Prompts answered together."""
     judge: str | None = None
     """A registered judge ("facts" for the microworld); null compares without preferences."""
+    variants: list[str] = Field(default_factory=list[str])
+    """Control variants of the test part (`neftune list variants`): the same model asked to answer long, its
+    end-of-sequence held back, its answers cut to the baseline's length."""
+    variants_of: Literal["baseline", "all"] = "baseline"
+    """Which arms are asked again under the variants; answers are cut for every arm but the baseline."""
 
 
 class Control(Knobs):
@@ -214,6 +219,12 @@ class RunConfig(Knobs):
     """Seed of data order, dropout and adapter initialisation; the noise has its own stream of it."""
     stop_at_train_loss_of: str | None = None
     """Run id whose final clean training loss stops this run (the equal-training-loss control)."""
+
+    @property
+    def asks_variants(self) -> bool:
+        """Whether this run's model is asked again under the control variants."""
+        is_baseline = self.noise.is_off and self.stop_at_train_loss_of is None
+        return is_baseline or self.evaluate.variants_of == "all"
 
 
 class Recipe(Knobs):

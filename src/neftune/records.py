@@ -17,6 +17,18 @@ PARTS: tuple[Part, ...] = ("train", "heldout", "test")
 """Disjoint parts of a data set: trained on; choices (alpha) are made on; judged on."""
 
 
+CONTROLLED_PART: Part = "test"
+"""The part that control variants are asked about: the one that is judged."""
+
+VARIANT_MARK = "@"
+"""Between a part and the control variant that it was asked under: "test@long"."""
+
+
+def variant_part(part: str, variant: str) -> str:
+    """The key of a part's answers and scores under a control variant."""
+    return f"{part}{VARIANT_MARK}{variant}"
+
+
 def content_hash(value: object, *, length: int = 16) -> str:
     """Hex digest of a JSON-serialisable value, the same on every machine and in every process."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
@@ -198,8 +210,8 @@ class RunRecord:
         noise: The realised noise; None for a run with alpha = 0.
         alpha: The alpha that was applied (solved from the noise-to-signal ratio where that was asked).
         counts: Examples read, truncated, dropped; steps; tokens.
-        answers: Responses by evaluation part.
-        scores: Scores by evaluation part.
+        answers: Responses by evaluation part; those of a control variant under "part@variant".
+        scores: Scores by evaluation part, variants likewise.
         versions: Library versions, code version, hardware.
         seconds: Wall-clock seconds by stage.
         data_fingerprint: Hash of the examples.

@@ -5,15 +5,16 @@ from dataclasses import replace
 
 import pytest
 
-from neftune.config import RunConfig
+from neftune.config import NoiseConfig, RunConfig
 from neftune.data.batches import tokenise
 from neftune.data.datasets import load_data
 from neftune.data.prompts import render_prompt
 from neftune.errors import DataError, UnknownNameError
-from neftune.evaluation.evaluate import evaluate_model, score_answers
+from neftune.evaluation.evaluate import evaluate_model
 from neftune.evaluation.generation import generate
 from neftune.evaluation.judges import judges
 from neftune.evaluation.losses import example_losses
+from neftune.evaluation.scores import score_answers
 from neftune.evaluation.text_metrics import text_metrics
 from neftune.records import PARTS, DataSet, Example, Turn
 from neftune.training.models import load_model
@@ -142,3 +143,28 @@ def test_a_real_checkpoint_on_real_instructions(shared):
         assert unanswered == evaluation.counts[f"{part}_prompts_too_long"]
         assert all(2 < loss < 30 for loss in scores.values["loss"] if not math.isnan(loss))
         assert all(answer.text for answer in evaluation.answers[part])
+
+
+def test_the_baseline_is_asked_again_under_its_variants(tiny):
+    model, tokenizer, data, config = tiny
+    asked = with_settings(config, variants=["long", "held_back=6", "truncated"], max_new_tokens=8, judge="words")
+    evaluation = evaluate_model(model, tokenizer, data, asked)
+    assert tuple(evaluation.scores) == (*PARTS, "test@long", "test@held_back=6")
+    assert evaluation.scores["test@long"].example_ids == evaluation.scores["test"].example_ids
+    assert "loss" not in evaluation.scores["test@long"].values
+    assert "quality" in evaluation.scores["test@long"].values
+    assert all("Generate a long response." in one.prompt for one in evaluation.answers["test@long"])
+    assert not any("Generate a long response." in one.prompt for one in evaluation.answers["test"])
+    assert min(one.num_tokens for one in evaluation.answers["test@held_back=6"]) >= 6
+    plain = evaluate_model(model, tokenizer, data, with_settings(config, max_new_tokens=8))
+    assert plain.answers["test"] == evaluation.answers["test"]
+
+
+def test_only_the_baseline_is_asked_again_unless_all_are_wanted(tiny):
+    model, tokenizer, data, config = tiny
+    noisy = with_settings(config, variants=["long"]).model_copy(update={"noise": NoiseConfig(alpha=5.0)})
+    assert tuple(evaluate_model(model, tokenizer, data, noisy).scores) == PARTS
+    stopped = with_settings(config, variants=["long"]).model_copy(update={"stop_at_train_loss_of": "a-run"})
+    assert not stopped.asks_variants
+    everyone = with_settings(noisy, variants_of="all")
+    assert tuple(evaluate_model(model, tokenizer, data, everyone).scores) == (*PARTS, "test@long")

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from neftune.config import RunConfig
-from neftune.errors import InputError
+from neftune.errors import ConfigError, InputError, UnknownNameError
 from neftune.recipe import validate
 from neftune.study.check import check_run
 
@@ -31,3 +31,12 @@ def test_a_wrong_run_is_refused_with_its_reason(settings: dict[str, Any], messag
 
 def test_the_defaults_are_a_run():
     check_run(RunConfig())
+
+
+def test_variants_that_cannot_be_asked():
+    with pytest.raises(ConfigError, match=r"held_back=250' needs evaluate\.max_new_tokens >= 250, got 64"):
+        check_run(RunConfig.model_validate({"evaluate": {"variants": ["held_back"], "max_new_tokens": 64}}))
+    with pytest.raises(ConfigError, match="must differ from each other"):
+        check_run(RunConfig.model_validate({"evaluate": {"variants": ["long", "long"]}}))
+    with pytest.raises(UnknownNameError, match="Did you mean 'long'"):
+        check_run(RunConfig.model_validate({"evaluate": {"variants": ["lonk"]}}))

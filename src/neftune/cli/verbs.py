@@ -188,7 +188,9 @@ def show(options: argparse.Namespace, knobs: list[str]) -> int:
 def _write_report(store: Store, name: str, result: StudyResult) -> None:
     from neftune.report.page import write_report
     from neftune.report.summary import summary_data, terminal_summary
+    from neftune.study.variants import with_variants
 
+    result = with_variants(result)
     folder = store.study_folder(name)
     write_json(folder / "summary.json", summary_data(result))
     path = write_report(result, folder / "report.html")

@@ -1,9 +1,8 @@
 """One model -> answers and scores per example of each part, noise off."""
 
 import itertools
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from neftune.config import EvaluateConfig, RunConfig
@@ -11,10 +10,11 @@ from neftune.data.batches import tokenise
 from neftune.data.prompts import render_prompt, resolve_template
 from neftune.errors import DataError
 from neftune.evaluation.generation import generate, prompt_room, response_ends
-from neftune.evaluation.judges import Judge, judges
+from neftune.evaluation.judges import judges
 from neftune.evaluation.losses import example_losses
-from neftune.evaluation.text_metrics import text_metrics
-from neftune.records import Answer, DataSet, Document, Example, Part, Scores
+from neftune.evaluation.scores import score_answers
+from neftune.evaluation.variants import Variant, make_variant
+from neftune.records import CONTROLLED_PART, Answer, DataSet, Document, Example, Scores, variant_part
 
 _BATCHES_PER_STEP = 4
 """Batches between two calls of on_progress."""
@@ -25,16 +25,34 @@ class Evaluation:
     """What was asked of one model, and what came back.
 
     Attributes:
-        answers: Responses by part, in the order of its examples; none for a prompt that fills the context.
-        scores: Scores by part for every example: "loss" (nats per response token), "tokens" (of the answer), "ended"
-            (1 where the model stopped by itself), every text metric, every score of the judge.
+        answers: Responses by part, in the order of its examples; none for a prompt that fills the context. Those of a
+            control variant stand under "part@variant".
+        scores: Scores by part for every example: "loss" (nats per response token; not of a variant), "tokens" (of the
+            answer), "ended" (1 where the model stopped by itself), every text metric, every score of the judge.
         counts: By part and cause: "test_prompts_too_long" (no answer), "test_without_loss" (no response token within
             data.max_length).
     """
 
-    answers: Mapping[Part, tuple[Answer, ...]]
-    scores: Mapping[Part, Scores]
+    answers: Mapping[str, tuple[Answer, ...]]
+    scores: Mapping[str, Scores]
     counts: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Examples that are answered in one go.
+
+    Attributes:
+        part: The key of the answers.
+        examples: As they are asked.
+        references: Documents whose loss is measured; None measures none.
+        variant: What is changed; None changes nothing.
+    """
+
+    part: str
+    examples: tuple[Example, ...]
+    references: tuple[Document, ...] | None
+    variant: Variant | None = None
 
 
 def evaluate_model(
@@ -45,7 +63,7 @@ def evaluate_model(
     *,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Loss, answers and scores on every part that ``run.evaluate`` names.
+    """Loss, answers and scores on every part that ``run.evaluate`` names, and on its control variants.
 
     Of the training part the first ``num_train_prompts`` examples are asked, the same ones in every run. The model's
     mode and settings are as before afterwards.
@@ -60,65 +78,58 @@ def evaluate_model(
     Raises:
         DataError: A part that is asked for is empty, or none of its prompts leaves room for an answer.
         ModelError: The model or tokenizer cannot be used.
-        UnknownNameError: No judge has this name.
+        UnknownNameError: No judge or variant has this name.
     """
     judge = None if run.evaluate.judge is None else judges[run.evaluate.judge](run.data)
     template = resolve_template(run.data.template, tokenizer)
-    asked: dict[Part, tuple[Example, ...]] = {part: _asked(data, part, run.evaluate) for part in run.evaluate.parts}
-    documents = {
-        part: tokenise(examples, tokenizer, template=template, max_length=run.data.max_length).documents
-        for part, examples in asked.items()
-    }
-    ends = response_ends(itertools.chain.from_iterable(documents.values()), tokenizer)
-    total = sum(len(examples) for examples in asked.values())
-    answers: dict[Part, tuple[Answer, ...]] = {}
-    scores: dict[Part, Scores] = {}
+    plain = [_plain(data, part, tokenizer, run, template) for part in run.evaluate.parts]
+    ends = response_ends(itertools.chain.from_iterable(one.references or () for one in plain), tokenizer)
+    everything = [*plain, *_variants(plain, run)]
+    total = sum(len(one.examples) for one in everything)
+    answers: dict[str, tuple[Answer, ...]] = {}
+    scores: dict[str, Scores] = {}
     counts: dict[str, int] = {}
     done = 0
-    for part, examples in asked.items():
-        losses = _losses(model, documents[part], run.evaluate)
-        prompts = {one.id: render_prompt(one, template=template, tokenizer=tokenizer) for one in examples}
+    for asked in everything:
 
         def advance(answered: int, before: int = done) -> None:
             if on_progress is not None:
                 on_progress(before + answered, total)
 
-        found = _answers(model, tokenizer, examples, prompts, settings=run.evaluate, ends=ends, advance=advance)
-        done += len(examples)
-        advance(len(examples))
-        answers[part] = tuple(found.values())
-        scores[part] = score_answers(examples, found, losses=losses, judge=judge)
-        counts[f"{part}_prompts_too_long"] = len(examples) - len(found)
-        counts[f"{part}_without_loss"] = len(examples) - len(losses)
+        losses = None if asked.references is None else _losses(model, asked.references, run.evaluate)
+        prompts = {one.id: render_prompt(one, template=template, tokenizer=tokenizer) for one in asked.examples}
+        found = _answers(model, tokenizer, asked, prompts, settings=run.evaluate, ends=ends, advance=advance)
+        done += len(asked.examples)
+        advance(len(asked.examples))
+        answers[asked.part] = tuple(found.values())
+        scores[asked.part] = score_answers(asked.examples, found, losses=losses, judge=judge)
+        counts[f"{asked.part}_prompts_too_long"] = len(asked.examples) - len(found)
+        if losses is not None:
+            counts[f"{asked.part}_without_loss"] = len(asked.examples) - len(losses)
     return Evaluation(answers, scores, counts)
 
 
-def score_answers(
-    examples: Sequence[Example],
-    answers: Mapping[str, Answer],
-    *,
-    losses: Mapping[str, float] | None = None,
-    judge: Judge | None = None,
-) -> Scores:
-    """Scores of given answers; NaN for an example without an answer or a loss.
-
-    Args:
-        examples: What was asked.
-        answers: Answers by example id.
-        losses: Losses by example id; None leaves "loss" out.
-        judge: Its scores are added; None adds none.
-    """
-    rows = [_score_answer(one, answers[one.id], judge) if one.id in answers else {} for one in examples]
-    if losses is not None:
-        rows = [{"loss": losses.get(one.id, math.nan), **row} for one, row in zip(examples, rows, strict=True)]
-    names = dict.fromkeys(name for row in rows for name in row)
-    return Scores(
-        example_ids=tuple(one.id for one in examples),
-        values={name: tuple(row.get(name, math.nan) for row in rows) for name in names},
-    )
+def _plain(data: DataSet, part: Any, tokenizer: Any, run: RunConfig, template: str) -> _Asked:
+    examples = _examples(data, part, run.evaluate)
+    documents = tokenise(examples, tokenizer, template=template, max_length=run.data.max_length).documents
+    return _Asked(part, examples, documents)
 
 
-def _asked(data: DataSet, part: Part, settings: EvaluateConfig) -> tuple[Example, ...]:
+def _variants(plain: Sequence[_Asked], run: RunConfig) -> Iterator[_Asked]:
+    """The controlled part once more for each variant that this run is asked under."""
+    if not run.asks_variants:
+        return
+    for variant in map(make_variant, run.evaluate.variants):
+        for asked in plain:
+            if asked.part == CONTROLLED_PART and variant.needs_generation:
+                examples = tuple(variant.ask(one) for one in asked.examples)
+                yield replace(
+                    asked, part=variant_part(asked.part, variant.name), examples=examples, references=None,
+                    variant=variant,
+                )  # fmt: skip
+
+
+def _examples(data: DataSet, part: Any, settings: EvaluateConfig) -> tuple[Example, ...]:
     examples = data.parts.get(part, ())
     if not examples:
         raise DataError(f"evaluate.parts names {part!r}, which has no examples. Leave it out, or give it examples.")
@@ -134,7 +145,7 @@ def _losses(model: Any, documents: Sequence[Document], settings: EvaluateConfig)
 def _answers(
     model: Any,
     tokenizer: Any,
-    examples: Sequence[Example],
+    asked: _Asked,
     prompts: Mapping[str, str],
     *,
     settings: EvaluateConfig,
@@ -142,13 +153,14 @@ def _answers(
     advance: Callable[[int], None],
 ) -> dict[str, Answer]:
     """Answers by example id, in the order of the examples."""
-    rooms = {one.id: prompt_room(model, tokenizer, prompts[one.id]) for one in examples}
-    fitting = [one for one in examples if (room := rooms[one.id]) is None or room >= 1]
+    rooms = {one.id: prompt_room(model, tokenizer, prompts[one.id]) for one in asked.examples}
+    fitting = [one for one in asked.examples if (room := rooms[one.id]) is None or room >= 1]
     if not fitting:
         raise DataError(
-            f"At least one prompt must leave room for an answer in the model's context, got none of {len(examples)}. "
-            "Use a shorter template or a model with a longer context."
+            f"At least one prompt must leave room for an answer in the model's context, got none of "
+            f"{len(asked.examples)}. Use a shorter template or a model with a longer context."
         )
+    least = asked.variant.min_new_tokens if asked.variant else 0
     # By length across the whole part, so that slicing for progress costs no padding.
     ordered = sorted(fitting, key=lambda one: len(prompts[one.id]))
     found: dict[str, Answer] = {}
@@ -163,6 +175,7 @@ def _answers(
             repetition_penalty=settings.repetition_penalty,
             batch_size=settings.batch_size,
             end_tokens=ends,
+            min_new_tokens=least,
         )
         for one, made in zip(some, generated, strict=True):
             found[one.id] = Answer(
@@ -170,9 +183,3 @@ def _answers(
             )
         advance(len(found))
     return {one.id: found[one.id] for one in fitting}
-
-
-def _score_answer(example: Example, answer: Answer, judge: Judge | None) -> dict[str, float]:
-    row = {"tokens": float(answer.num_tokens), "ended": float(answer.ended)}
-    row |= {name: metric(answer.text, answer.reference) for name, metric in text_metrics.items()}
-    return row | ({} if judge is None else dict(judge.scores(example, answer.text)))

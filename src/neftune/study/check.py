@@ -30,6 +30,7 @@ def check_run(config: RunConfig) -> None:
             "evaluate.parts must have heldout (choices are made on it) and test (judged on), "
             f"got {config.evaluate.parts}."
         )
+    _check_variants(config)
     train = config.train
     if train.micro_batch_size and train.batch_size % train.micro_batch_size:
         raise ConfigError(
@@ -41,3 +42,17 @@ def check_run(config: RunConfig) -> None:
             f"model.path 'microworld' knows the microworld alone, got data.source {config.data.source!r}. "
             "Name a model with --model.path."
         )
+
+
+def _check_variants(config: RunConfig) -> None:
+    from neftune.evaluation.variants import make_variant
+
+    settings = config.evaluate
+    for variant in map(make_variant, settings.variants):
+        if variant.min_new_tokens > settings.max_new_tokens:
+            raise ConfigError(
+                f"evaluate.variants {variant.name!r} needs evaluate.max_new_tokens >= {variant.min_new_tokens}, got "
+                f"{settings.max_new_tokens}. Raise it, or hold back for fewer tokens."
+            )
+    if len(set(settings.variants)) != len(settings.variants):
+        raise ConfigError(f"evaluate.variants must differ from each other, got {settings.variants}.")
