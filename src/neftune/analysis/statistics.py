@@ -146,7 +146,7 @@ def interval_from(
     # Rounding in sums of equal numbers must not pass for variance.
     error = 0.0 if error <= 1e-13 * abs(estimate) else error
     half = critical_value(components, 1 - confidence) * error
-    p_value = _p_value(abs(estimate), components) if error else float(estimate == 0)
+    p_value = p_value_at(abs(estimate), components) if error else float(estimate == 0)
     return Interval(estimate, estimate - half, estimate + half, seeds, examples, dropped, method, error, p_value)
 
 
@@ -156,6 +156,20 @@ def critical_value(components: Sequence[Component], level: float) -> float:
     if total == 0:
         return 0.0
     return sum(part.variance * _student(part.freedom, 1 - level / 2) for part in components) / total
+
+
+def p_value_at(distance: float, components: Sequence[Component]) -> float:
+    """The level at which Cochran's interval would just reach ``distance``: a two-sided p-value."""
+    # Cochran's weighting has no closed inverse.
+    error = math.sqrt(sum(part.variance for part in components))
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        if critical_value(components, middle) * error > distance:
+            low = middle
+        else:
+            high = middle
+    return high
 
 
 def jackknife_cells(
@@ -228,16 +242,3 @@ def _variance(values: FloatArray) -> float:
 
 def _student(freedom: int, probability: float) -> float:
     return float(cast("float", stdtrit(freedom, probability)))
-
-
-def _p_value(distance: float, components: Sequence[Component]) -> float:
-    # The level at which the interval's end would touch zero; Cochran's weighting has no closed inverse.
-    error = math.sqrt(sum(part.variance for part in components))
-    low, high = 0.0, 1.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        if critical_value(components, middle) * error > distance:
-            low = middle
-        else:
-            high = middle
-    return high
