@@ -1,0 +1,1 @@
+"""Benchmarks on lm-eval's own task definitions, from local files or the hub, with every example's scores."""
