@@ -44,7 +44,7 @@ Any other pipeline, in your own script:
 VERBS: dict[str, str] = {"list": "show"}
 """Verbs whose function has another name."""
 
-OWN_MODULES: dict[str, str] = {}
+OWN_MODULES: dict[str, str] = {"lm-eval": "neftune.cli.lm_eval"}
 """Verbs in a module of their own (HELP, EPILOG, add_options, run), which imports nothing heavy when it is read."""
 
 
@@ -52,11 +52,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     parser = _parser()
     given = list(sys.argv[1:] if arguments is None else arguments)
-    plain, dotted = _split(given)
-    options, unknown = parser.parse_known_args(plain)
-    knobs = [*unknown, *dotted]
-    if knobs and not options.takes_knobs:
-        parser.error(f"{options.verb} takes no {knobs[0]!r}. `neftune {options.verb} --help` lists its options.")
+    if given[:1] == ["lm-eval"] and given[1:] not in ([], ["-h"], ["--help"]):
+        # All that follows is another program's, options of the same names as ours too.
+        options = argparse.Namespace(verb="lm-eval", arguments=given[1:], debug=False)
+        knobs: list[str] = []
+    else:
+        plain, dotted = _split(given)
+        options, unknown = parser.parse_known_args(plain)
+        knobs = [*unknown, *dotted]
+        if knobs and not options.takes_knobs:
+            parser.error(f"{options.verb} takes no {knobs[0]!r}. `neftune {options.verb} --help` lists its options.")
     try:
         return _function(options.verb)(options, knobs)
     except NeftuneError as error:

@@ -1,0 +1,1 @@
+"""Log-likelihoods for lm-eval that share their prefixes: `--model neftune`."""
