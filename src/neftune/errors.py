@@ -10,7 +10,8 @@
     └── WorkError             the work was well described and failed (also a RuntimeError); exit code 1
         ├── NoiseError        a configured noise that did not, or cannot, reach the model
         ├── DivergedError     the loss became NaN or infinite
-        └── StoreError        a result that cannot be written or read
+        ├── StoreError        a result that cannot be written or read
+        └── EndpointError     a model server that cannot be reached, or will not answer
 
 A message says what was required, what was received and what to do, in that order.
 """
@@ -66,3 +67,7 @@ class DivergedError(WorkError):
 
 class StoreError(WorkError):
     """A result cannot be written or read."""
+
+
+class EndpointError(WorkError):
+    """A model server cannot be reached, or will not answer."""
