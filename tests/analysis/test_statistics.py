@@ -94,7 +94,7 @@ def test_components_are_those_of_the_anova_table():
     residual = values - values.mean(1, keepdims=True) - values.mean(0, keepdims=True) + grand
     ms_rest = (residual**2).sum() / (3 * 29)
     assert between == Component(pytest.approx(ms_seed / 120), 3)
-    assert beyond == Component(pytest.approx((ms_example - ms_rest) / 120), 29)
+    assert beyond == Component(pytest.approx((ms_example - ms_rest) / 120), 29, pytest.approx(ms_rest / 120))
 
 
 def test_equal_differences_have_no_variance():

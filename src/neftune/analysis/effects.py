@@ -15,7 +15,7 @@ from neftune.analysis.memorization import GAP, VERBATIM, gap_interval, verbatim_
 from neftune.analysis.metrics import Direction, meaning_of
 from neftune.analysis.pairing import Pairing, pairings, score_matrix, shared_examples
 from neftune.analysis.preferences import win_rates
-from neftune.analysis.statistics import FloatArray, Interval, paired_interval, percentile_bootstrap
+from neftune.analysis.statistics import Component, FloatArray, Interval, paired_interval, percentile_bootstrap
 from neftune.config import Decision
 from neftune.errors import DataError
 from neftune.records import StudyResult
@@ -41,6 +41,7 @@ class Effect:
         bootstrap: Ends of the paired percentile bootstrap over seeds and examples, beside the interval that decides;
             None for win rates and the gap. It is too narrow at few seeds (docs/statistics.md).
         is_control: Whether the arm is a control.
+        components: Where the variance comes from: seeds, then examples beyond seeds; what planning needs.
     """
 
     block: str
@@ -62,6 +63,7 @@ class Effect:
     method: str
     bootstrap: tuple[float, float] | None = None
     is_control: bool = False
+    components: tuple[Component, ...] = ()
 
     @property
     def num_seeds(self) -> int:
@@ -168,6 +170,7 @@ def _effect(
         direction=meaning.direction,
         method=interval.method,
         is_control=pairing.is_control,
+        components=interval.components,
     )
 
 

@@ -30,10 +30,12 @@ class Component:
     Attributes:
         variance: Its share of the estimate's variance.
         freedom: Degrees of freedom it was estimated with.
+        subtracted: The interaction's share, which was subtracted to get the variance; planning needs it.
     """
 
     variance: float
     freedom: int
+    subtracted: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class Interval:
         method: How it was made, in words.
         standard_error: In the estimate's unit.
         p_value: Two-sided, for an effect of zero; below 1 - confidence exactly where the interval excludes zero.
+        components: Where its variance comes from: seeds, then examples beyond seeds.
     """
 
     estimate: float
@@ -59,6 +62,7 @@ class Interval:
     method: str
     standard_error: float
     p_value: float
+    components: tuple[Component, ...] = ()
 
 
 def paired_interval(differences: npt.ArrayLike, *, confidence: float = 0.95) -> Interval:
@@ -116,8 +120,9 @@ def mean_components(complete: FloatArray) -> tuple[tuple[Component, ...], str]:
     rest = complete - by_seed[:, None] - by_example[None, :] + complete.mean()
     interaction = float((rest**2).sum()) / ((seeds - 1) * (examples - 1))
     between_seeds = _variance(by_seed) / seeds
-    beyond_seeds = max(0.0, _variance(by_example) / examples - interaction / (seeds * examples))
-    return (Component(between_seeds, seeds - 1), Component(beyond_seeds, examples - 1)), TWO_WAY
+    of_rest = interaction / (seeds * examples)
+    beyond_seeds = max(0.0, _variance(by_example) / examples - of_rest)
+    return (Component(between_seeds, seeds - 1), Component(beyond_seeds, examples - 1, of_rest)), TWO_WAY
 
 
 def interval_from(
@@ -147,7 +152,18 @@ def interval_from(
     error = 0.0 if error <= 1e-13 * abs(estimate) else error
     half = critical_value(components, 1 - confidence) * error
     p_value = p_value_at(abs(estimate), components) if error else float(estimate == 0)
-    return Interval(estimate, estimate - half, estimate + half, seeds, examples, dropped, method, error, p_value)
+    return Interval(
+        estimate=estimate,
+        low=estimate - half,
+        high=estimate + half,
+        num_seeds=seeds,
+        num_examples=examples,
+        num_dropped=dropped,
+        method=method,
+        standard_error=error,
+        p_value=p_value,
+        components=tuple(components),
+    )
 
 
 def critical_value(components: Sequence[Component], level: float) -> float:
@@ -155,7 +171,7 @@ def critical_value(components: Sequence[Component], level: float) -> float:
     total = sum(part.variance for part in components)
     if total == 0:
         return 0.0
-    return sum(part.variance * _student(part.freedom, 1 - level / 2) for part in components) / total
+    return sum(part.variance * student_quantile(part.freedom, 1 - level / 2) for part in components) / total
 
 
 def p_value_at(distance: float, components: Sequence[Component]) -> float:
@@ -240,5 +256,6 @@ def _variance(values: FloatArray) -> float:
     return float(values.var(ddof=1))
 
 
-def _student(freedom: int, probability: float) -> float:
+def student_quantile(freedom: int, probability: float) -> float:
+    """Quantile of Student's t."""
     return float(cast("float", stdtrit(freedom, probability)))
