@@ -7,7 +7,8 @@ import pytest
 
 from neftune.analysis.pairing import pairings
 from neftune.analysis.preferences import Contest, win_rates
-from neftune.evaluation.winrate import length_controlled_win_rate, preferences_from_quality, win_rate
+from neftune.evaluation.length_control import length_controlled_win_rate
+from neftune.evaluation.winrate import preferences_from_quality, win_rate
 from tests.synthetic import make_study
 
 

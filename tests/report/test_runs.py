@@ -4,7 +4,8 @@ from dataclasses import replace
 import pytest
 
 from neftune.analysis.effects import find_effects
-from neftune.evaluation.winrate import length_controlled_win_rate, preferences_from_quality, win_rate
+from neftune.evaluation.length_control import length_controlled_win_rate
+from neftune.evaluation.winrate import preferences_from_quality, win_rate
 from neftune.report.overview import Overview
 from neftune.report.runs import compared_answers, run_rows, runs_table, win_rates_against_references
 from tests.synthetic import make_study

@@ -18,7 +18,7 @@ from neftune.analysis.statistics import (
     jackknife_cells,
     mean_components,
 )
-from neftune.evaluation.winrate import length_controlled_fits
+from neftune.evaluation.length_control import length_controlled_fits
 from neftune.records import RunRecord
 
 EVEN = 50.0

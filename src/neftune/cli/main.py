@@ -44,7 +44,10 @@ Any other pipeline, in your own script:
 VERBS: dict[str, str] = {"list": "show"}
 """Verbs whose function has another name."""
 
-OWN_MODULES: dict[str, str] = {"lm-eval": "neftune.cli.lm_eval"}
+OWN_MODULES: dict[str, str] = {
+    "lm-eval": "neftune.cli.lm_eval",
+    "winrate": "neftune.cli.winrate",
+}
 """Verbs in a module of their own (HELP, EPILOG, add_options, run), which imports nothing heavy when it is read."""
 
 

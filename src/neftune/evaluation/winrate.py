@@ -1,4 +1,4 @@
-"""Pairwise win rates, raw and with length held equal, in AlpacaEval's conventions.
+"""Pairwise win rates, raw and among pairs of matched length, in AlpacaEval's conventions.
 
 A preference is 1 where the baseline wins, 2 where the model wins, anything between for a judge that is unsure,
 0 or 1.5 for a draw, and None or NaN where the judge's verdict could not be read (dropped, never a loss).
@@ -11,15 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from neftune.errors import DataError, MissingExtraError
+from neftune.errors import DataError
 
 Preferences = Sequence[float | None] | NDArray[np.float64]
 Numbers = Sequence[float] | NDArray[np.float64]
 Floats = NDArray[np.float64]
-
-RIDGE = 1e-4
-"""Weight of the squared coefficients in the fit. It moves no published refit by more than 0.01 points; it is there so
-that data which the model wins (or loses) without exception have a fit at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,33 +39,6 @@ class WinRate:
     num_unparsed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class LengthControlledWinRate:
-    """What the win rate would be if both answers were equally long.
-
-    Attributes:
-        win_rate: In percent.
-        standard_error: Robust (sandwich) delta-method standard error over comparisons, in points; it includes which
-            instructions were drawn. NaN where the data are separated. The length scale counts as known.
-        length_weight: Log-odds per unit of tanh(standardised extra length of the model); above 0 where longer
-            answers are preferred. AlpacaEval's tables give it with the opposite sign.
-        difficulty_weight: Log-odds per unit of instruction difficulty; None where no difficulty was given.
-        model_weight: Log-odds of the model at equal length and difficulty 0.
-        num_total: Comparisons fitted.
-        is_separated: Every comparison is decided, and the fit foretells each of them: the rate is at its bound.
-        is_extrapolated: The model's answers are always longer, or always shorter, so equal length was never seen.
-    """
-
-    win_rate: float
-    standard_error: float
-    length_weight: float
-    difficulty_weight: float | None
-    model_weight: float
-    num_total: int
-    is_separated: bool
-    is_extrapolated: bool
-
-
 def win_rate(preferences: Preferences) -> WinRate:
     """Raw win rate with its standard error and counts.
 
@@ -81,7 +50,7 @@ def win_rate(preferences: Preferences) -> WinRate:
 
     Source: tatsu-lab/alpaca_eval, metrics/winrate.py, pairwise_to_winrate.
     """
-    all_shares = _shares(preferences)
+    all_shares = shares_of(preferences)
     shares = all_shares[~np.isnan(all_shares)]
     if not shares.size:
         raise DataError(
@@ -90,7 +59,7 @@ def win_rate(preferences: Preferences) -> WinRate:
         )
     return WinRate(
         win_rate=float(100 * shares.mean()),
-        standard_error=100 * _standard_error(shares),
+        standard_error=100 * standard_error_of(shares),
         num_wins=int((shares > 0.5).sum()),
         num_losses=int((shares < 0.5).sum()),
         num_draws=int((shares == 0.5).sum()),
@@ -99,15 +68,29 @@ def win_rate(preferences: Preferences) -> WinRate:
     )
 
 
+def discrete_win_rate(preferences: Preferences) -> WinRate:
+    """Win rate of decided verdicts: a preference above 1.5 is a win, below it a loss, at it a draw.
+
+    The same as `win_rate` where the judge is sure of every verdict. Where preferences are probabilities it answers
+    "how often is the model preferred", while `win_rate` answers "how much of the judge's belief goes to it".
+
+    Raises:
+        DataError: As `win_rate`.
+
+    Source: tatsu-lab/alpaca_eval, metrics/helpers.py, ZeroOneScoringRule.
+    """
+    return win_rate(1.5 + 0.5 * np.sign(shares_of(preferences) - 0.5))
+
+
 def matched_length_win_rate(
     preferences: Preferences, model_lengths: Numbers, baseline_lengths: Numbers, *, tolerance: float = 0.1
 ) -> WinRate:
     """Raw win rate among pairs whose lengths differ by at most ``tolerance`` of the longer one: no model assumed.
 
     Raises:
-        DataError: Inputs of unequal length, or no pair is that close.
+        DataError: Inputs of unequal length, or no judged pair is that close.
     """
-    shares, model, baseline = _aligned(preferences, model_lengths, baseline_lengths)
+    shares, model, baseline = aligned(preferences, model_lengths, baseline_lengths)
     close = np.abs(model - baseline) <= tolerance * np.maximum(model, baseline)
     if not (close & ~np.isnan(shares)).any():
         raise DataError(
@@ -133,93 +116,12 @@ def preferences_from_quality(model: Numbers, baseline: Numbers) -> list[float]:
     return list(1.5 + 0.5 * np.sign(ours - theirs))
 
 
-def length_controlled_win_rate(
-    preferences: Preferences,
-    model_lengths: Numbers,
-    baseline_lengths: Numbers,
-    difficulty: Numbers | None = None,
-) -> LengthControlledWinRate:
-    """Win rate at equal length: AlpacaEval 2's logistic model, fitted plainly.
-
-        logit P(model wins) = length_weight * tanh(delta / std(delta)) + difficulty_weight * difficulty + model_weight
-
-    with delta = model length - baseline length; the rate is the mean prediction over instructions at delta = 0.
-    AlpacaEval also pulls the length weight towards values found on gamed baselines, which this does not. Without
-    difficulty the middle term is omitted, and the rate is not comparable with AlpacaEval's published ones (on its
-    boards it lies 5 points off at the median).
-
-    Args:
-        preferences: One per comparison, see the module's first lines; fractions enter as weights.
-        model_lengths: Length of the model's answers, in any one unit (AlpacaEval: characters).
-        baseline_lengths: Length of the baseline's answers, in the same unit.
-        difficulty: How hard each instruction is for the model's kind, as AlpacaEval's instruction_difficulty.
+def shares_of(preferences: Preferences) -> Floats:
+    """Share of each preference that goes to the model, 0 to 1; NaN where unparsed.
 
     Raises:
-        DataError: Inputs of unequal length or not finite, no more comparisons than weights, or a length difference
-            that never varies, so that length and model cannot be told apart.
-
-    Source: arXiv 2404.04475, equations 1 and 2; tatsu-lab/alpaca_eval, metrics/glm_winrate.py.
+        DataError: A preference is no number, or out of range.
     """
-    shares, model, baseline = _aligned(preferences, model_lengths, baseline_lengths)
-    judged = ~np.isnan(shares)
-    hardness = None if difficulty is None else _difficulty(difficulty, len(shares))[judged]
-    y, delta = shares[judged], (model - baseline)[judged]
-    X = _features(delta, hardness)
-    _check_identified(X, delta)
-    weights = _fit(X, y)
-    X_equal = np.column_stack([np.zeros(len(y)), X[:, 1:]])
-    predicted = _sigmoid(X_equal @ weights)
-    separated = bool(np.isin(y, (0, 1)).all() and ((X @ weights > 0) == (y == 1)).all())
-    return LengthControlledWinRate(
-        win_rate=float(100 * predicted.mean()),
-        standard_error=float("nan") if separated else 100 * _standard_error(_influence(X, X_equal, y, weights)),
-        length_weight=float(weights[0]),
-        difficulty_weight=None if hardness is None else float(weights[1]),
-        model_weight=float(weights[-1]),
-        num_total=len(y),
-        is_separated=separated,
-        is_extrapolated=bool(delta.any() and (delta.min() > 0 or delta.max() < 0)),
-    )
-
-
-def length_controlled_fits(preferences: Floats, delta_lengths: Floats, difficulty: Floats | None = None) -> Floats:
-    """Length-controlled win rates of many data sets at once, for bootstrapping; each as if fitted alone.
-
-    Args:
-        preferences: (B, n); NaN entries are left out of their row.
-        delta_lengths: (B, n) or (n,), model length - baseline length.
-        difficulty: (B, n) or (n,); None omits the term.
-
-    Returns:
-        (B,) in percent; NaN for a row that has no more comparisons than weights, or whose length difference never
-        varies.
-
-    Raises:
-        DataError: A preference is out of range, or shapes do not match.
-    """
-    shares = _shares(preferences)
-    if shares.ndim != 2:
-        raise DataError(f"length_controlled_fits needs preferences of shape (B, n), got {shares.shape}.")
-    judged = ~np.isnan(shares)
-    y = np.where(judged, shares, 0.0)
-    columns = [_tanh_lengths(_rows(delta_lengths, shares.shape, "delta_lengths"), judged)]
-    if difficulty is not None:
-        columns.append(_rows(difficulty, shares.shape, "difficulty"))
-    columns.append(np.ones(shares.shape))
-    identified = ~np.isnan(columns[0]).any(axis=1) & (judged.sum(axis=1) > len(columns))
-    rates = np.full(len(y), np.nan)
-    if identified.any():
-        X = np.stack([column[identified] for column in columns])
-        mask = judged[identified].astype(float)
-        weights = _newton(X, y[identified], mask)
-        X[0] = 0
-        predicted = _sigmoid(np.einsum("pbn,bp->bn", X, weights))
-        rates[identified] = 100 * (predicted * mask).sum(axis=1) / mask.sum(axis=1)
-    return rates
-
-
-def _shares(preferences: Preferences) -> Floats:
-    """Share of each preference that goes to the model, 0 to 1; NaN where unparsed."""
     try:
         if isinstance(preferences, np.ndarray):
             values = preferences.astype(float)
@@ -240,8 +142,13 @@ def _shares(preferences: Preferences) -> Floats:
     return values - 1
 
 
-def _aligned(preferences: Preferences, model_lengths: Numbers, baseline_lengths: Numbers) -> tuple[Floats, ...]:
-    shares = _shares(preferences)
+def aligned(preferences: Preferences, model_lengths: Numbers, baseline_lengths: Numbers) -> tuple[Floats, ...]:
+    """Shares and both lengths, each (n,); a length that is not finite is NaN.
+
+    Raises:
+        DataError: Inputs of unequal length, or a judged comparison without its lengths.
+    """
+    shares = shares_of(preferences)
     model, baseline = np.asarray(model_lengths, dtype=float), np.asarray(baseline_lengths, dtype=float)
     if not shares.shape == model.shape == baseline.shape:
         raise DataError(
@@ -256,113 +163,6 @@ def _aligned(preferences: Preferences, model_lengths: Numbers, baseline_lengths:
     return shares, *(np.where(np.isfinite(side), side, np.nan) for side in (model, baseline))
 
 
-def _difficulty(difficulty: Numbers, num: int) -> Floats:
-    values = np.asarray(difficulty, dtype=float)
-    if values.shape != (num,) or not np.isfinite(values).all():
-        raise DataError(f"difficulty needs one finite number per comparison ({num}), got {values.size} values.")
-    return values
-
-
-def _features(delta: Floats, difficulty: Floats | None) -> Floats:
-    """(n, P): tanh of the standardised length difference, difficulty where given, 1 for the model."""
-    lengths = _tanh_lengths(delta[None], np.ones((1, len(delta)), dtype=bool))[0]
-    middle = [] if difficulty is None else [difficulty]
-    return np.column_stack([lengths, *middle, np.ones(len(delta))])
-
-
-def _tanh_lengths(delta: Floats, judged: NDArray[np.bool_]) -> Floats:
-    """(B, n): tanh(delta / std of its row); 0 where lengths are all equal, NaN where the difference is constant."""
-    count = judged.sum(axis=1, keepdims=True)
-    mean = np.where(judged, delta, 0).sum(axis=1, keepdims=True) / np.maximum(count, 1)
-    squares = np.where(judged, (delta - mean) ** 2, 0).sum(axis=1, keepdims=True)
-    std = np.sqrt(squares / np.maximum(count - 1, 1))
-    varies = std > 1e-9 * np.maximum(np.abs(mean), 1e-300)
-    scaled = np.where(varies, delta / np.where(varies, std, 1), np.where(mean == 0, 0.0, np.nan))
-    return np.where(judged, np.tanh(scaled), np.where(np.isnan(scaled), np.nan, 0.0))
-
-
-def _check_identified(X: Floats, delta: Floats) -> None:
-    if len(X) <= X.shape[1]:
-        raise DataError(
-            f"A length-controlled fit of {X.shape[1]} weights needs more than {X.shape[1]} judged comparisons, "
-            f"got {len(X)}. Judge more examples."
-        )
-    if np.isnan(X).any():
-        raise DataError(
-            "Length control needs length differences that vary over comparisons, got "
-            f"{delta[0]:g} for each of {len(delta)}: length and model cannot be told apart. Use win_rate."
-        )
-
-
-def _fit(X: Floats, y: Floats) -> Floats:
-    """Weights (P,) by scikit-learn; a fractional outcome enters as a win and a loss with its two weights."""
-    try:
-        from sklearn.linear_model import LogisticRegression
-    except ImportError as error:
-        raise MissingExtraError(
-            "Length control needs scikit-learn, which is not installed. Run: pip install 'neftune[eval]'"
-        ) from error
-    model = LogisticRegression(C=1 / RIDGE, fit_intercept=False, solver="newton-cholesky", tol=1e-10, max_iter=1000)
-    outcomes = np.repeat([1.0, 0.0], len(y))
-    return model.fit(np.vstack([X, X]), outcomes, sample_weight=np.concatenate([y, 1 - y])).coef_[0]
-
-
-def _newton(X: Floats, y: Floats, mask: Floats) -> Floats:
-    """Weights (B, P) of every row's fit, by Newton's method with step halving: X (P, B, n), y and mask (B, n)."""
-    weights = np.zeros((X.shape[1], len(X)))
-    active = np.arange(X.shape[1])
-    for _ in range(100):
-        Xa, ya, ma = X[:, active], y[active], mask[active]
-        mean = _sigmoid(np.einsum("pbn,bp->bn", Xa, weights[active]))
-        gradient = np.einsum("pbn,bn->bp", Xa, ma * (mean - ya)) + RIDGE * weights[active]
-        curvature = ma * mean * (1 - mean)
-        hessian = np.stack([np.einsum("bn,pbn->bp", curvature * x, Xa) for x in Xa], axis=1)
-        step = np.linalg.solve(hessian + RIDGE * np.eye(len(X)), gradient[..., None])[..., 0]
-        weights[active] = _descend(weights[active], step, Xa, ya, ma)
-        active = active[(gradient * step).sum(axis=1) > 1e-13]
-        if not active.size:
-            break
-    return weights
-
-
-def _descend(weights: Floats, step: Floats, X: Floats, y: Floats, mask: Floats) -> Floats:
-    """Weights after the step, which is halved in rows where it would raise the loss."""
-
-    def loss(at: Floats) -> Floats:
-        eta = np.einsum("pbn,bp->bn", X, at)
-        return (mask * (np.logaddexp(0, eta) - y * eta)).sum(axis=1) + RIDGE / 2 * (at**2).sum(axis=1)
-
-    before = loss(weights)
-    scale = np.ones((len(weights), 1))
-    for _ in range(40):
-        worse = loss(weights - scale * step) > before + 1e-10
-        if not worse.any():
-            break
-        scale[worse] /= 2
-    return weights - scale * step
-
-
-def _influence(X: Floats, X_equal: Floats, y: Floats, weights: Floats) -> Floats:
-    """(n,): how much each comparison moves the rate; the standard error of their mean is that of the rate."""
-    mean, predicted = _sigmoid(X @ weights), _sigmoid(X_equal @ weights)
-    hessian = (X * (mean * (1 - mean))[:, None]).T @ X / len(y) + RIDGE / len(y) * np.eye(X.shape[1])
-    slope = ((predicted * (1 - predicted))[:, None] * X_equal).mean(axis=0)
-    return predicted + X @ np.linalg.solve(hessian, slope) * (y - mean)
-
-
-def _sigmoid(x: Floats) -> Floats:
-    with np.errstate(over="ignore"):
-        return 1 / (1 + np.exp(-x))
-
-
-def _standard_error(values: Floats) -> float:
+def standard_error_of(values: Floats) -> float:
     """Of the mean; NaN for one value."""
     return float(values.std(ddof=1) / np.sqrt(values.size)) if values.size > 1 else float("nan")
-
-
-def _rows(values: Floats, shape: tuple[int, ...], name: str) -> Floats:
-    """(B, n) from (B, n) or (n,)."""
-    array = np.asarray(values, dtype=float)
-    if array.shape not in (shape, shape[1:]) or not np.isfinite(array).all():
-        raise DataError(f"{name} must be finite, of shape {shape} or {shape[1:]}, got shape {array.shape}.")
-    return np.broadcast_to(array, shape)

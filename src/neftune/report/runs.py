@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from neftune.errors import DataError
-from neftune.evaluation.winrate import length_controlled_fits, preferences_from_quality, win_rate
+from neftune.evaluation.length_control import length_controlled_fits
+from neftune.evaluation.winrate import preferences_from_quality, win_rate
 from neftune.records import Answer, PlannedRun, RunRecord
 from neftune.report.metrics import metric_of
 from neftune.report.overview import Arm, Overview, mean, score_mean, verbatim_share
