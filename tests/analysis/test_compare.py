@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import pytest
 
-from neftune.analysis.compare import compare_outputs, compare_runs, read_outputs
+from neftune.analysis.compare import compare_outputs, compare_runs
 from neftune.errors import DataError
 from tests.synthetic import BASELINE, make_study
 
@@ -95,39 +95,3 @@ def test_a_second_answer_is_refused():
 def test_too_few_rows_are_refused():
     with pytest.raises(DataError, match="at least two instructions"):
         compare_outputs(outputs(1), outputs(1))
-
-
-@pytest.mark.parametrize("as_lines", [True, False])
-def test_json_and_jsonl_are_read(tmp_path, as_lines):
-    path = tmp_path / "outputs"
-    rows = [{**item, "output": "line\u2028separator"} for item in outputs()]
-    lines = "\n".join(json.dumps(item, ensure_ascii=False) for item in rows)
-    path.write_text(lines + "\n\n" if as_lines else json.dumps(rows), encoding="utf-8")
-    assert read_outputs(path) == rows
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "at least one row"),
-        ("[]", "at least one row"),
-        ('{"instruction": "a", "output": "b"}\n{oops', "line 2"),
-        ('[{"instruction": "a"}]', "none for output in .*row 1"),
-        ('{"output": "b"}', "none for instruction in .*line 1"),
-        ("3", "none for instruction and output"),
-        ("[1, 2", "must be a JSON list"),
-    ],
-)
-def test_a_broken_file_is_refused_with_its_place(tmp_path, text, message):
-    path = tmp_path / "broken.jsonl"
-    path.write_text(text)
-    with pytest.raises(DataError, match=message):
-        read_outputs(path)
-
-
-def test_a_missing_or_binary_file_is_refused(tmp_path):
-    with pytest.raises(DataError, match="readable JSON"):
-        read_outputs(tmp_path / "none.json")
-    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="readable JSON"):
-        read_outputs(tmp_path / "binary")

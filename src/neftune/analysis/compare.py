@@ -3,10 +3,8 @@
 Two runs are one seed of each: intervals are over prompts and say nothing about another training run.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 from neftune.analysis.effects import Effect, pairing_effects
@@ -128,36 +126,6 @@ def compare_outputs(
     if not has_quality:
         notes.append('No win rate: give every row of both files a judge\'s "quality" for one.')
     return Comparison(made, tuple(notes), confidence)
-
-
-def read_outputs(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON list or a JSONL file of {instruction, output}.
-
-    Raises:
-        DataError: The file cannot be read, is empty, or a row is not an object with both fields.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"an output file must be readable JSON or JSONL in UTF-8, got {path}: {error}.") from error
-    if text.lstrip().startswith("["):
-        rows = cast("list[Any]", _parse(text, str(path)))
-        named = [(f"{path}, row {index}", row) for index, row in enumerate(rows, start=1)]
-    else:
-        lines = [(f"{path}, line {index}", line) for index, line in enumerate(text.split("\n"), start=1)]
-        named = [(where, _parse(line, where)) for where, line in lines if line.strip()]
-    if not named:
-        raise DataError(f"an output file must hold at least one row, got none in {path}.")
-    return [_checked(row, where) for where, row in named]
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"an output file must be a JSON list or one JSON object a line, got {where}: {error}."
-        ) from None
 
 
 def _checked(row: object, where: str) -> dict[str, Any]:

@@ -116,7 +116,8 @@ def evaluate(options: argparse.Namespace, knobs: list[str]) -> int:
 
 def compare(options: argparse.Namespace, knobs: list[str]) -> int:
     """`neftune compare A B`."""
-    from neftune.analysis.compare import compare_outputs, compare_runs, read_outputs
+    from neftune.analysis.compare import compare_outputs, compare_runs
+    from neftune.evaluation.outputs import read_outputs
 
     paths = (options.baseline, options.other)
     folders = [path.is_dir() for path in paths]
@@ -124,7 +125,7 @@ def compare(options: argparse.Namespace, knobs: list[str]) -> int:
         first, second = (read_record(_file(path / "result.json", "an evaluated run")) for path in paths)
         comparison = compare_runs(first, second)
     elif not any(folders):
-        comparison = compare_outputs(*(read_outputs(path) for path in paths))
+        comparison = compare_outputs(*([row.fields for row in read_outputs(path).rows] for path in paths))
     else:
         raise ConfigError(f"compare takes two run folders or two output files, got {paths[0]} and {paths[1]}.")
     _print(json.dumps(asdict(comparison), indent=1) if options.json else comparison.table())
