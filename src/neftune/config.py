@@ -133,6 +133,21 @@ class NoiseConfig(Knobs):
         return not (self.alpha or self.nsr)
 
 
+class BenchmarksConfig(Knobs):
+    """Multiple-choice and other tasks on lm-eval's own definitions (arXiv 2310.05914, section 4.1, figure 3)."""
+
+    tasks: list[str] = Field(default_factory=list[str])
+    """Tasks of lm-eval; "leaderboard" is ARC-Challenge 25-shot, HellaSwag 10, MMLU 5 and TruthfulQA mc2 0."""
+    data: str | None = None
+    """Folder with the task files; null reads the hub, as lm-eval does."""
+    task_folder: str | None = None
+    """Folder of task definitions of your own (lm-eval's YAML)."""
+    limit: int | None = Field(default=None, ge=1)
+    """Examples per task (per subject of MMLU), the first ones; null takes all."""
+    batch_size: int = Field(default=8, ge=1)
+    """Sequences per forward pass."""
+
+
 class EvaluateConfig(Knobs):
     """What is asked of a trained model."""
 
@@ -153,6 +168,8 @@ class EvaluateConfig(Knobs):
     end-of-sequence held back, its answers cut to the baseline's length."""
     variants_of: Literal["baseline", "all"] = "baseline"
     """Which arms are asked again under the variants; answers are cut for every arm but the baseline."""
+    benchmarks: BenchmarksConfig = BenchmarksConfig()
+    """Whether facts survive: benchmarks of every run, example by example."""
 
 
 class Control(Knobs):

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from neftune.config import RunConfig
-from neftune.errors import ConfigError, InputError, UnknownNameError
+from neftune.errors import ConfigError, DataError, InputError, UnknownNameError
 from neftune.recipe import validate
 from neftune.study.check import check_run
+from tests.evaluation.benchmarks.published_rows import write_published
 
 
 @pytest.mark.parametrize(
@@ -40,3 +41,15 @@ def test_variants_that_cannot_be_asked():
         check_run(RunConfig.model_validate({"evaluate": {"variants": ["long", "long"]}}))
     with pytest.raises(UnknownNameError, match="Did you mean 'long'"):
         check_run(RunConfig.model_validate({"evaluate": {"variants": ["lonk"]}}))
+
+
+def test_benchmarks_are_read_before_the_first_run(tmp_path):
+    def check(**benchmarks: object) -> None:
+        check_run(RunConfig.model_validate({"evaluate": {"benchmarks": benchmarks}}))
+
+    with pytest.raises(UnknownNameError, match="Did you mean 'arc_challenge'"):
+        check(tasks=["arc_chalenge"], data=str(write_published(tmp_path)))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="ARC-Challenge"):
+        check(tasks=["arc_challenge"], data=str(tmp_path / "empty"))
+    check(tasks=["truthfulqa_mc2"], data=str(write_published(tmp_path / "all")))

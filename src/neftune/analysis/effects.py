@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from neftune.analysis.memorization import GAP, VERBATIM, gap_interval, verbatim_shares
-from neftune.analysis.metrics import Direction, meaning_of
+from neftune.analysis.metrics import NO_MEAN, Direction, meaning_of
 from neftune.analysis.pairing import Pairing, pairings, score_matrix, shared_examples
 from neftune.analysis.preferences import win_rates
 from neftune.analysis.statistics import Component, FloatArray, Interval, paired_interval, percentile_bootstrap
@@ -98,7 +98,7 @@ def pairing_effects(pairing: Pairing, *, confidence: float) -> Iterator[Effect]:
     """Every effect of one arm in one block."""
     for part in pairing.parts():
         examples = shared_examples((*pairing.baseline, *pairing.runs), part)
-        for metric in pairing.metrics(part):
+        for metric in (one for one in pairing.metrics(part) if one not in NO_MEAN):
             baseline = score_matrix(pairing.baseline, examples, metric)
             arm = score_matrix(pairing.runs, examples, metric)
             yield from _mean_effect(

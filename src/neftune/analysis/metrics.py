@@ -40,6 +40,15 @@ MEANINGS: Mapping[str, Meaning] = MappingProxyType(
         "win_rate_vs_reference": Meaning(POINTS, "higher"),
         "lc_win_rate_vs_reference": Meaning(POINTS, "higher"),
         "verbatim": Meaning("fraction", "neither"),
+        "acc": Meaning("fraction", "higher"),
+        "acc_norm": Meaning("fraction", "higher"),
+        "mc2": Meaning("fraction", "higher"),
+        "exact_match": Meaning("fraction", "higher"),
+        "prompt_level_strict_acc": Meaning("fraction", "higher"),
+        "prompt_level_loose_acc": Meaning("fraction", "higher"),
+        "gold_loglikelihood": Meaning("nats", "higher"),
+        "confidence": Meaning("fraction", "neither"),
+        "margin": Meaning("nats", "neither"),
         "generalisation_gap": Meaning("nats/token", "lower"),
     }
 )
@@ -59,6 +68,9 @@ NEEDS_JUDGE = frozenset(
     }
 )
 """Metrics that exist only where answers were judged."""
+
+NO_MEAN = frozenset({"choice"})
+"""Scores that name something: their mean says nothing."""
 
 _MEMORY = frozenset({"loss", "rouge_l", "bleu"})
 _MEMORISED = frozenset({"verbatim"})

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from neftune.report import comparison, numbers, paper, provenance
+from neftune.report.benchmarks import benchmarks_table
 from neftune.report.drawing import Figure
 from neftune.report.evidence import Evidence
 from neftune.report.figures import figures
@@ -58,6 +59,7 @@ def sections(evidence: Evidence) -> tuple[Section, ...]:
     made = (
         effects_section(evidence),
         wins_section(evidence),
+        benchmarks_section(evidence),
         runs_section(evidence),
         losses_section(evidence),
         overfitting_section(evidence),
@@ -100,6 +102,15 @@ def wins_section(evidence: Evidence) -> Section | None:
     lead = "Longer answers win more comparisons whatever they say, so no win rate stands here without its lengths."
     items = (*_figure(figures["wins"](evidence)), *_table(table))
     return Section("wins", "Win rates, raw and length-controlled", "Win rates", (lead,), items)
+
+
+def benchmarks_section(evidence: Evidence) -> Section | None:
+    """Whether facts survived."""
+    table = benchmarks_table(evidence)
+    if table is None:
+        return None
+    lead = "The same questions for every arm, on lm-eval's task definitions, noise off."
+    return Section("benchmarks", "Benchmarks", "Benchmarks", (lead,), tuple(_table(table)))
 
 
 def runs_section(evidence: Evidence) -> Section | None:

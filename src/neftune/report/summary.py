@@ -7,8 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 from neftune._version import __version__
+from neftune.analysis.benchmark_effects import benchmark_effects
 from neftune.records import StudyResult
 from neftune.report import numbers
+from neftune.report.benchmarks import benchmarks_table
 from neftune.report.embed import plain
 from neftune.report.evidence import Evidence, gather
 from neftune.report.headline import glance_table, reasons_of, size, warnings
@@ -38,6 +40,7 @@ def terminal_summary(result: StudyResult) -> str:
     if glance is not None:
         heading = f"{evidence.verdict.arm} minus the baseline, {evidence.confidence} intervals:"
         lines += ["", *_wrapped(heading), *_glance_lines(glance)]
+    lines += _benchmark_lines(evidence)
     if failures:
         lines += ["", "Failed runs:"]
     for run, failure in failures:
@@ -93,6 +96,19 @@ def _glance_lines(table: Table) -> Iterator[str]:
             yield f"{row[0].text[:width]:<{width}}" + "".join(f" {cell.text:>25}" for cell in row[blocks])
 
 
+def _benchmark_lines(evidence: Evidence) -> Iterator[str]:
+    """Every arm on every benchmark, block by block."""
+    table = benchmarks_table(evidence)
+    if table is None:
+        return
+    for group in table.groups:
+        heading = f"Benchmarks{f', {group.heading}' if group.heading else ''}: arm minus baseline"
+        yield from ("", heading + f", {evidence.confidence} intervals; shown to lie within +-")
+        for name, arm, baseline, _, difference, within, _, n in group.rows:
+            level = f"{name.text[:15]:<15} {_short(arm.text):<22} {baseline.text:>6}"
+            yield f"{level} {difference.text:>27} {within.text.removeprefix('± '):>7}  n = {n.text}"
+
+
 def summary_data(result: StudyResult) -> dict[str, Any]:
     """The same as plain data: verdict, every effect, every run with its means and realised noise.
 
@@ -106,6 +122,7 @@ def summary_data(result: StudyResult) -> dict[str, Any]:
         "question": result.recipe.get("question"),
         "verdict": asdict(evidence.verdict),
         "effects": [{**asdict(effect), "num_seeds": effect.num_seeds} for effect in evidence.effects],
+        "benchmarks": [asdict(effect) for effect in benchmark_effects(result)],
         "runs": [_run_data(result, row) for row in evidence.rows],
         "recipe": dict(result.recipe),
     }

@@ -1,7 +1,15 @@
 """What can be wrong with a run without loading anything: found before the first one starts."""
 
-from neftune.config import RunConfig
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from neftune.config import BenchmarksConfig, RunConfig
 from neftune.errors import ConfigError
+from neftune.records import PARTS
+
+if TYPE_CHECKING:
+    from neftune.evaluation.benchmarks.tasks import TaskOptions
 
 
 def check_run(config: RunConfig) -> None:
@@ -31,6 +39,8 @@ def check_run(config: RunConfig) -> None:
             f"got {config.evaluate.parts}."
         )
     _check_variants(config)
+    if config.evaluate.benchmarks.tasks:
+        _check_benchmarks(config.evaluate.benchmarks.model_dump_json())
     train = config.train
     if train.micro_batch_size and train.batch_size % train.micro_batch_size:
         raise ConfigError(
@@ -56,3 +66,22 @@ def _check_variants(config: RunConfig) -> None:
             )
     if len(set(settings.variants)) != len(settings.variants):
         raise ConfigError(f"evaluate.variants must differ from each other, got {settings.variants}.")
+
+
+def task_options(settings: BenchmarksConfig) -> "TaskOptions":
+    """Where the tasks' data and definitions come from."""
+    from neftune.evaluation.benchmarks.tasks import TaskOptions
+
+    data, task_folder = (None if one is None else Path(one) for one in (settings.data, settings.task_folder))
+    return TaskOptions(data=data, task_folder=task_folder)
+
+
+@functools.cache
+def _check_benchmarks(settings: str) -> None:
+    """Read every task once, so that a missing or broken file is found before the first run."""
+    from neftune.evaluation.benchmarks.tasks import load_tasks
+
+    asked = BenchmarksConfig.model_validate_json(settings)
+    for task in load_tasks(asked.tasks, task_options(asked)):
+        if task.name in PARTS:
+            raise ConfigError(f"a benchmark must not be named as a part of the data, got {task.name!r}.")

@@ -8,12 +8,12 @@ import platform
 from pathlib import Path
 
 import neftune
-from neftune.config import DataConfig, RunConfig
+from neftune.config import DataConfig, EvaluateConfig, RunConfig
 
 DETERMINING = ("noise", "integrations", "data", "training", "evaluation", "records.py", "config.py", "study/run.py")
 """Code that a run's result depends on; analysis and report can change without training anything again."""
 
-LIBRARIES = ("torch", "numpy", "transformers", "trl", "peft", "accelerate", "tokenizers")
+LIBRARIES = ("torch", "numpy", "transformers", "trl", "peft", "accelerate", "tokenizers", "lm-eval")
 """Libraries that a run's result depends on."""
 
 
@@ -65,6 +65,14 @@ def data_fingerprint(data: DataConfig) -> str:
         DataError: The data cannot be read, or holds too little.
     """
     return _data_fingerprint(data.model_dump_json())
+
+
+def evaluation_fingerprint(evaluate: EvaluateConfig) -> str:
+    """Hash of the files that an evaluation reads beside the data: the benchmarks'; "" where there are none."""
+    folders = [Path(one) for one in (evaluate.benchmarks.data, evaluate.benchmarks.task_folder) if one]
+    if not evaluate.benchmarks.tasks or not folders:
+        return ""
+    return " ".join(_folder_hash(one.resolve(), _state(one)) for one in folders if one.is_dir())
 
 
 @functools.cache

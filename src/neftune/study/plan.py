@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from neftune.config import Control, DataConfig, KnobValue, NoiseConfig, Recipe, RunConfig
+from neftune.config import Control, DataConfig, EvaluateConfig, KnobValue, NoiseConfig, Recipe, RunConfig
 from neftune.errors import ConfigError
 from neftune.recipe import knob_names, validate, with_overrides
 from neftune.records import PlannedRun, content_hash
@@ -21,6 +21,7 @@ def make_plan(
     *,
     data_fingerprint: Callable[[DataConfig], str],
     model_fingerprint: Callable[[RunConfig], str],
+    evaluation_fingerprint: Callable[[EvaluateConfig], str] = lambda _: "",
     code_version: str,
 ) -> tuple[PlannedRun, ...]:
     """Every run of a recipe, in an order that lets blocks advance side by side.
@@ -29,12 +30,22 @@ def make_plan(
         recipe: What to run.
         data_fingerprint: Hash of the examples that a data configuration gives.
         model_fingerprint: Hash of the weights that a run starts from.
+        evaluation_fingerprint: Hash of the files that an evaluation reads beside the data.
         code_version: Hash of the code and libraries that determine a result.
 
     Raises:
         ConfigError: An axis names no knob, arms repeat, or there is not exactly one noiseless arm.
     """
-    planner = _Planner(recipe, data_fingerprint, model_fingerprint, code_version)
+    planner = _Planner(
+        recipe,
+        lambda config: run_id(
+            config,
+            data=data_fingerprint(config.data),
+            model=model_fingerprint(config),
+            evaluation=evaluation_fingerprint(config.evaluate),
+            code_version=code_version,
+        ),
+    )
     arms = _product(recipe.study.scientific)
     blocks = _product(recipe.study.blocks)
     _check(recipe, arms)
@@ -61,17 +72,9 @@ def setting_name(setting: Setting) -> str:
 class _Planner:
     """Builds the planned runs of one recipe."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        data_fingerprint: Callable[[DataConfig], str],
-        model_fingerprint: Callable[[RunConfig], str],
-        code_version: str,
-    ) -> None:
+    def __init__(self, recipe: Recipe, identify: Callable[[RunConfig], str]) -> None:
         self.base = recipe.model_dump(mode="json", exclude={"name", "question", "study"})
-        self.data_fingerprint = data_fingerprint
-        self.model_fingerprint = model_fingerprint
-        self.code_version = code_version
+        self.identify = identify
 
     def run(self, arm: Setting, block: Setting, seed: int) -> PlannedRun:
         """One arm with one seed in one block."""
@@ -108,12 +111,7 @@ class _Planner:
         after: str | None = None,
     ) -> PlannedRun:
         return PlannedRun(
-            run_id=run_id(
-                config,
-                data=self.data_fingerprint(config.data),
-                model=self.model_fingerprint(config),
-                code_version=self.code_version,
-            ),
+            run_id=self.identify(config),
             arm=arm,
             block=block,
             seed=config.seed,
@@ -124,9 +122,10 @@ class _Planner:
         )
 
 
-def run_id(config: RunConfig, *, data: str, model: str, code_version: str) -> str:
+def run_id(config: RunConfig, *, data: str, model: str, code_version: str, evaluation: str = "") -> str:
     """Hash of everything that determines a run's result."""
-    return content_hash({"config": config.model_dump(mode="json"), "data": data, "model": model, "code": code_version})
+    determining = {"config": config.model_dump(mode="json"), "data": data, "model": model, "code": code_version}
+    return content_hash(determining | ({"evaluation": evaluation} if evaluation else {}))
 
 
 def _run_config(values: Mapping[str, Any]) -> RunConfig:

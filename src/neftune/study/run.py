@@ -8,10 +8,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neftune.config import DataConfig, RunConfig
+from neftune.config import BenchmarksConfig, DataConfig, RunConfig
 from neftune.errors import ModelError, StoreError
 from neftune.records import DataSet, Document, HistoryPoint, Part, RunRecord, content_hash
-from neftune.study.identity import code_version, model_fingerprint, versions
+from neftune.study.identity import code_version, evaluation_fingerprint, model_fingerprint, versions
 from neftune.study.plan import run_id
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def run_one(
     """Train, evaluate and record one run; arguments and errors as `train_run`."""
     trained = train_run(config, folder, stop_at_clean_train_loss=stop_at_clean_train_loss, report=report)
     record = training_record(run_id, config, trained)
-    return evaluated(record, trained.loaded, trained.data, config, report=report)
+    return evaluated(record, trained.loaded, trained.data, config, cache=folder / "benchmarks", report=report)
 
 
 def training_record(run_id: str, config: RunConfig, trained: Trained) -> RunRecord:
@@ -115,9 +115,24 @@ def training_record(run_id: str, config: RunConfig, trained: Trained) -> RunReco
 
 
 def evaluated(
-    record: RunRecord, loaded: "LoadedModel", data: DataSet, config: RunConfig, *, report: Report = lambda _: None
+    record: RunRecord,
+    loaded: "LoadedModel",
+    data: DataSet,
+    config: RunConfig,
+    *,
+    cache: Path | None = None,
+    report: Report = lambda _: None,
 ) -> RunRecord:
-    """A run's record with answers and scores of its model, noise off."""
+    """A run's record with answers and scores of its model, noise off.
+
+    Args:
+        record: What is known of the run.
+        loaded: Its model and tokenizer.
+        data: Its data.
+        config: Its settings.
+        cache: Where finished benchmarks are kept, so that a killed run does not start them anew.
+        report: Told where the run stands.
+    """
     from neftune.evaluation.evaluate import evaluate_model
 
     seconds = dict(record.seconds)
@@ -133,8 +148,40 @@ def evaluated(
     asked = {one for scores in evaluation.scores.values() for one in scores.example_ids}
     tags = {one.id: one.tags for part in data.parts.values() for one in part if one.id in asked and one.tags}
     counts = {**record.counts, **evaluation.counts}
-    return replace(
+    record = replace(
         record, answers=evaluation.answers, scores=evaluation.scores, counts=counts, seconds=seconds, tags=tags
+    )
+    return _benchmarked(record, loaded, config.evaluate.benchmarks, cache=cache, report=report)
+
+
+def _benchmarked(
+    record: RunRecord, loaded: "LoadedModel", settings: BenchmarksConfig, *, cache: Path | None, report: Report
+) -> RunRecord:
+    """The record with every benchmark as one more part."""
+    if not settings.tasks:
+        return record
+    from neftune.evaluation.benchmarks.run import RunOptions, run_benchmarks
+    from neftune.study.check import task_options
+
+    seconds = dict(record.seconds)
+    with _timed(seconds, "benchmarks"):
+        found = run_benchmarks(
+            loaded.model,
+            loaded.tokenizer,
+            settings.tasks,
+            tasks=task_options(settings),
+            options=RunOptions(limit=settings.limit, batch_size=settings.batch_size, cache=cache),
+            on_progress=lambda done, examples: report({"stage": "benchmarks", "step": done, "num_steps": examples}),
+        )
+    return replace(
+        record,
+        scores={**record.scores, **{name: one.scores for name, one in found.items()}},
+        tags={**record.tags, **{key: tags for one in found.values() for key, tags in one.tags.items()}},
+        counts={
+            **record.counts,
+            **{f"{name}_{kind}": number for name, one in found.items() for kind, number in one.counts.items()},
+        },
+        seconds=seconds,
     )
 
 
@@ -184,7 +231,13 @@ def check_unchanged(planned_id: str, config: RunConfig) -> None:
         StoreError: They changed, so its result would be stored under a name that says otherwise.
     """
     data = _data(config.data.model_dump_json()).fingerprint
-    now = run_id(config, data=data, model=model_fingerprint(config), code_version=code_version())
+    now = run_id(
+        config,
+        data=data,
+        model=model_fingerprint(config),
+        evaluation=evaluation_fingerprint(config.evaluate),
+        code_version=code_version(),
+    )
     if now != planned_id:
         raise StoreError(
             f"run {planned_id} needs the data, weights and code it was planned with, got others (now {now}). "

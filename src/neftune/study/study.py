@@ -11,7 +11,7 @@ from neftune.recipe import write_recipe
 from neftune.records import PlannedRun, StudyResult
 from neftune.study.check import check_run
 from neftune.study.executors import Status, executors
-from neftune.study.identity import code_version, data_fingerprint, model_fingerprint
+from neftune.study.identity import code_version, data_fingerprint, evaluation_fingerprint, model_fingerprint
 from neftune.study.plan import make_plan
 from neftune.study.store import Store
 
@@ -26,6 +26,7 @@ def plan_study(recipe: Recipe) -> tuple[PlannedRun, ...]:
         recipe,
         data_fingerprint=data_fingerprint,
         model_fingerprint=model_fingerprint,
+        evaluation_fingerprint=evaluation_fingerprint,
         code_version=code_version(),
     )
     for run in planned:
