@@ -193,6 +193,8 @@ class Decision(Knobs):
     """Metrics on the test part that must not get worse by more than their tolerance."""
     harm_tolerance: dict[str, float] = Field(default_factory=dict[str, float])
     """Largest acceptable worsening per harm metric, in the metric's unit; 0 where not given."""
+    harm_ruled_out: bool = False
+    """Whether "use" needs every harm ruled out beyond its tolerance, where else it must only not be shown."""
     min_effect: float = Field(default=0.0, ge=0)
     """Smallest effect worth having, in the judged metric's unit."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)

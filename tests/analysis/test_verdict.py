@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 
 from neftune.analysis.effects import find_effects, study_effects
+from neftune.analysis.judging import better_side, chosen_end, harm_state
+from neftune.analysis.statistics import Component, critical_value
 from neftune.analysis.verdict import decide
 from neftune.config import Decision
 from neftune.errors import ConfigError, DataError
@@ -21,10 +23,17 @@ def verdict(**kwargs):
 
 
 def moved(effects, *, low, high, **wanted):
-    """The effects with the interval of some replaced."""
+    """The effects with the interval of some replaced, their variances to match."""
     chosen = find_effects(effects, **wanted)
     assert chosen
-    return tuple(replace(e, estimate=(low + high) / 2, low=low, high=high) if e in chosen else e for e in effects)
+    return tuple(with_interval(e, low, high) if e in chosen else e for e in effects)
+
+
+def with_interval(effect, low, high):
+    scale = (high - low) / (effect.high - effect.low) if effect.high > effect.low else 1.0
+    parts = tuple(Component(scale**2 * p.variance, p.freedom, scale**2 * p.subtracted) for p in effect.components)
+    error = scale * effect.standard_error
+    return replace(effect, estimate=(low + high) / 2, low=low, high=high, standard_error=error, components=parts)
 
 
 def test_use_states_arm_numbers_intervals_and_sample():
@@ -43,7 +52,7 @@ def test_use_states_arm_numbers_intervals_and_sample():
 def test_no_effect_is_no_evidence_and_says_what_could_be_seen():
     found = verdict(planted=NONE)
     assert found.kind == "no evidence"
-    assert "easily missed with this sample" in found.sentence
+    assert "This sample could have seen an effect of about" in found.sentence
 
 
 def test_worse_everywhere_is_harmful():
@@ -109,7 +118,12 @@ def test_a_harm_counts_when_its_whole_interval_is_beyond_the_tolerance(low, high
     assert found.kind == kind
     if kind == "harmful":
         assert "Clearly worse than tolerated: false facts +0.400" in found.sentence or tolerance == 0
-    assert any("worse is not ruled out" in reason for reason in found.reasons)
+    (reason,) = [r for r in found.reasons if r.startswith("False facts in world=0")]
+    said = {
+        "harmful": "is worse than the tolerance",
+        "use": "is ruled out" if high <= tolerance else "is not clearly worse",
+    }
+    assert said[kind] in reason
 
 
 def test_a_harm_of_a_metric_where_higher_is_better_points_down():
@@ -118,6 +132,83 @@ def test_a_harm_of_a_metric_where_higher_is_better_points_down():
     wanted = {"part": "test", "arm": "nsr=0.6", "metric": "closed_correct"}
     assert decide(study, moved(study_effects(study), **wanted, low=-0.3, high=-0.06)).kind == "harmful"
     assert decide(study, moved(study_effects(study), **wanted, low=0.06, high=0.3)).kind == "use"
+
+
+def test_use_must_clear_what_the_luckiest_arm_may_reach_with_these_seeds():
+    study = make_study(judge=False, planted=GOOD)
+    where = {"part": "test", "arm": "nsr=0.6", "metric": "loss"}
+    effects = study_effects(study)
+    narrow = (Component(1e-6, 2), Component(1e-9, 59, 1e-9))  # What varies, varies between seeds.
+    effects = tuple(
+        replace(e, components=narrow, standard_error=0.001) if e in find_effects(effects, **where) else e
+        for e in effects
+    )
+    wider = critical_value(narrow, 0.05, num_arms=3) / critical_value(narrow, 0.05)
+    assert wider == pytest.approx(
+        7.649 / 4.303, rel=1e-3
+    )  # Student's t with 2 degrees of freedom at 0.05 / 3 and 0.05.
+    effects = tuple(
+        replace(e, low=-0.0090, estimate=-0.005, high=-0.0007) if e in find_effects(effects, **where) else e
+        for e in effects
+    )
+    found = decide(study, effects)
+    assert found.kind == "no evidence"
+    assert "no more than the luckiest of 3 arms may reach with these seeds" in found.sentence
+    assert all(better_side(e)[0] > 0 > chosen_end(e, Decision(), num_arms=3) for e in found.judged)
+    assert all(chosen_end(e, Decision(), num_arms=1) == better_side(e)[0] for e in found.judged)
+    assert decide(study, tuple(replace(e, high=-0.004) if e.high == -0.0007 else e for e in effects)).kind == "use"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "state", "kind"),
+    [(-0.1, 0.19, "ruled out", "use"), (-0.1, 0.21, "open", "no evidence"), (0.21, 0.3, "worse", "harmful")],
+)
+def test_a_rule_may_want_every_harm_ruled_out(low, high, state, kind):
+    decision = Decision(harm_by=["false_facts"], harm_tolerance={"false_facts": 0.2}, harm_ruled_out=True)
+    study = make_study(planted=GOOD, decision=decision)
+    effects = moved(study_effects(study), part="test", arm="nsr=0.6", metric="false_facts", low=low, high=high)
+    found = decide(study, effects)
+    assert {harm_state(effect, decision) for effect in found.harms} == {state}
+    assert found.kind == kind
+    assert ("Harm beyond the tolerance is not ruled out: false facts in world=0" in found.sentence) == (state == "open")
+    assert "every harm is ruled out" in found.rule
+    mild = decision.model_copy(update={"harm_ruled_out": False})
+    mildly = decide(make_study(planted=GOOD, decision=mild), effects)
+    assert mildly.kind == ("harmful" if state == "worse" else "use")
+    if state != "worse":
+        assert f"in {2 if state == 'ruled out' else 0} of 2 checks" in mildly.sentence
+
+
+def test_a_harm_that_never_varied_is_not_ruled_out():
+    decision = Decision(harm_by=["false_facts"], harm_tolerance={"false_facts": 0.2})
+    study = make_study(planted=GOOD, decision=decision)
+    effects = tuple(
+        replace(e, estimate=0.0, low=0.0, high=0.0, standard_error=0.0) if e.metric == "false_facts" else e
+        for e in study_effects(study)
+    )
+    (reason, _) = [r for r in decide(study, effects).reasons if r.startswith("False facts")]
+    assert "was not seen, and is not ruled out; fewer than 4.9% of further examples would differ" in reason
+
+
+def test_no_evidence_says_how_many_seeds_would_settle_it():
+    found = verdict(planted={arm: Planted(loss=-0.012) for arm in ("nsr=0.3", "nsr=0.6", "nsr=1.0")})
+    assert found.kind == "no evidence"
+    assert any(reason.startswith("With 6 seeds an effect of about 0.0") for reason in found.reasons)
+    assert any("seeds would settle it" in reason for reason in found.reasons)
+    assert not any("With 6 seeds" in reason for reason in verdict(planted=GOOD).reasons)
+
+
+def test_the_other_arms_are_corrected_for_their_number():
+    reasons = verdict(planted=GOOD | {"nsr=0.3": Planted(), "nsr=1.0": Planted()}).reasons
+    assert any("Had all 3 arms been judged at once, with Holm's correction, nsr=0.6 (p = " in r for r in reasons)
+    assert any("Holm's correction, none would be" in r for r in verdict(planted=NONE).reasons)
+    assert any("One noisy arm was there to choose" in r for r in verdict(planted=GOOD, arms=["nsr=0.6"]).reasons)
+
+
+def test_three_blocks_are_also_read_as_a_sample():
+    reasons = verdict(planted=GOOD, blocks=["world=0", "world=1", "world=2"]).reasons
+    assert any(r.startswith("Over 3 blocks as a sample") and "2 degrees of freedom" in r for r in reasons)
+    assert any("2 blocks say next to nothing about another one" in r for r in verdict(planted=GOOD).reasons)
 
 
 def test_one_seed_decides_nothing():
@@ -157,7 +248,7 @@ def test_raw_and_length_controlled_are_set_against_each_other():
     assert apart.kind == "no evidence"
     assert any("Raw and length-controlled disagree in world=0: raw +12.5 points" in r for r in apart.reasons)
     assert any("words instead of" in reason for reason in apart.reasons)
-    together = decide(study, moved(effects, **where, metric="lc_win_rate", low=1, high=4))
+    together = decide(study, moved(effects, **where, metric="lc_win_rate", low=2, high=4))
     assert together.kind == "use"
     assert any("Raw and length-controlled agree" in reason for reason in together.reasons)
 

@@ -48,7 +48,7 @@ def pooled_effects(effects: Sequence[Effect], *, confidence: float = 0.95) -> tu
     """The mean over blocks of every arm, part and metric that at least three blocks have.
 
     Blocks count the same whatever their size: the question is about blocks. They must be independent: worlds, models
-    or data sets that share nothing. Blocks that are variations of one another are too alike: the interval is too narrow.
+    or data sets that share nothing. Blocks that are variations of one another are too alike: the interval is narrow.
     """
     found: dict[tuple[str, str, str], list[Effect]] = {}
     for effect in effects:

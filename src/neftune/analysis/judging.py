@@ -3,14 +3,18 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from neftune.analysis.effects import Effect, find_effects
 from neftune.analysis.metrics import gain_of
+from neftune.analysis.power import detectable_effect
+from neftune.analysis.statistics import critical_value
 from neftune.config import Decision
 
 CHOSEN_ON = "heldout"
 JUDGED_ON = "test"
-_POWER_80 = 0.8416  # Standard normal quantile of 0.8.
+
+HarmState = Literal["worse", "ruled out", "open", "unseen"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,35 @@ def is_harm(effect: Effect, rule: Decision) -> bool:
     return better_side(effect)[1] < -rule.harm_tolerance.get(effect.metric, 0.0)
 
 
-def detectable(effect: Effect) -> float:
-    """About the effect that a study of this size finds with 80% power, in the effect's unit."""
-    half = max(effect.high - effect.estimate, effect.estimate - effect.low)
-    return half + _POWER_80 * effect.standard_error
+def harm_state(effect: Effect, rule: Decision) -> HarmState:
+    """What is known about a worsening beyond the tolerance.
+
+    "worse": the whole interval lies beyond it. "ruled out": the whole interval lies within it or on the better side,
+    which is a finding (non-inferiority). "open": neither. "unseen": all differences were equal and within it, so that
+    there is no variance to judge by.
+    """
+    if is_harm(effect, rule):
+        return "worse"
+    if not effect.high > effect.low:
+        return "unseen"
+    return "ruled out" if better_side(effect)[0] >= -rule.harm_tolerance.get(effect.metric, 0.0) else "open"
+
+
+def chosen_end(effect: Effect, rule: Decision, *, num_arms: int) -> float:
+    """The pessimistic end of a chosen arm's interval, above 0 being better, widened for the choice.
+
+    The arm was chosen on other examples but with the same runs. What seeds add to its score is luck that the choice
+    has favoured, so their share of the variance is judged at the level divided by the number of arms.
+    """
+    level = 1 - rule.confidence
+    wider = critical_value(effect.components, level, num_arms=num_arms) - critical_value(effect.components, level)
+    return better_side(effect)[0] - wider * effect.standard_error if effect.components else better_side(effect)[0]
+
+
+def detectable(effect: Effect, rule: Decision, *, num_arms: int) -> float:
+    """The smallest true effect that the rule would find four times in five; NaN where no variance was seen."""
+    if not effect.components or not effect.standard_error > 0:
+        return math.nan
+    return detectable_effect(
+        effect.components, confidence=rule.confidence, min_effect=rule.min_effect, num_arms=num_arms
+    )

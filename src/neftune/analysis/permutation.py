@@ -77,13 +77,15 @@ def sign_flips(values: FloatArray, *, rng: np.random.Generator, num_draws: int =
     """
     count = len(values)
     is_exact = count <= _MOST_EXACT
-    if is_exact:
-        turned = (np.arange(2**count)[:, None] >> np.arange(count)) & 1
-    else:
-        turned = rng.integers(2, size=(num_draws, count))
-    signs: FloatArray = 1.0 - 2.0 * np.asarray(turned, dtype=np.float64)
+    signs = 1.0 - 2.0 * (_all_patterns(count) if is_exact else rng.integers(2, size=(num_draws, count)).astype(float))
     # Patterns that give the same mean in exact arithmetic must count as equal.
     far = np.abs(signs @ values) >= abs(values.sum()) - 1e-12 * np.abs(values).sum()
     if is_exact:
         return SignFlips(float(far.mean()), min(1.0, 2.0 ** (1 - count)), count, is_exact)
     return SignFlips(float(1 + far.sum()) / (num_draws + 1), 1 / (num_draws + 1), count, is_exact)
+
+
+def _all_patterns(count: int) -> FloatArray:
+    """(2^count, count) of 0 and 1."""
+    patterns = np.arange(2**count, dtype=np.int64)[:, None] >> np.arange(count, dtype=np.int64)
+    return (patterns & 1).astype(np.float64)

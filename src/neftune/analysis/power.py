@@ -17,7 +17,12 @@ _DRAWS = 20_000
 
 
 def power_of(
-    effect: float, components: Sequence[Component], *, confidence: float = 0.95, min_effect: float = 0.0
+    effect: float,
+    components: Sequence[Component],
+    *,
+    confidence: float = 0.95,
+    min_effect: float = 0.0,
+    num_arms: int = 1,
 ) -> float:
     """The chance that the interval lies wholly beyond ``min_effect`` on the effect's side.
 
@@ -26,12 +31,18 @@ def power_of(
         components: Of the variance of the mean, as of an `Interval`; scale them by `with_size` for another design.
         confidence: Of the interval.
         min_effect: What the interval must clear.
+        num_arms: Arms from which the one judged is chosen with the same seeds, as of `critical_value`.
     """
-    return float((_shortfalls(components, confidence) < abs(effect) - min_effect).mean())
+    return float((_shortfalls(components, confidence, num_arms) < abs(effect) - min_effect).mean())
 
 
 def detectable_effect(
-    components: Sequence[Component], *, confidence: float = 0.95, power: float = POWER, min_effect: float = 0.0
+    components: Sequence[Component],
+    *,
+    confidence: float = 0.95,
+    power: float = POWER,
+    min_effect: float = 0.0,
+    num_arms: int = 1,
 ) -> float:
     """The smallest true effect that is found with this power: the minimum detectable effect.
 
@@ -40,7 +51,7 @@ def detectable_effect(
     """
     if not 0 < power < 1:
         raise DataError(f"power must be in (0, 1), got {power}. Use 0.8.")
-    return min_effect + max(0.0, float(np.quantile(_shortfalls(components, confidence), power)))
+    return min_effect + max(0.0, float(np.quantile(_shortfalls(components, confidence, num_arms), power)))
 
 
 def seeds_needed(
@@ -50,6 +61,7 @@ def seeds_needed(
     confidence: float = 0.95,
     power: float = POWER,
     min_effect: float = 0.0,
+    num_arms: int = 1,
     most: int = 200,
 ) -> int | None:
     """The fewest seeds with which this effect is found with this power; None if ``most`` are too few.
@@ -59,7 +71,8 @@ def seeds_needed(
 
     def finds(seeds: int) -> bool:
         scaled = with_size(components, seeds=seeds)
-        return detectable_effect(scaled, confidence=confidence, power=power, min_effect=min_effect) <= abs(effect)
+        least = detectable_effect(scaled, confidence=confidence, power=power, min_effect=min_effect, num_arms=num_arms)
+        return least <= abs(effect)
 
     few, many = 1, most
     if not finds(many):
@@ -94,12 +107,12 @@ def with_size(
 
 
 def _floored(components: Sequence[Component]) -> tuple[Component, Component]:
-    # The variance between seeds holds the rest's, so an estimate below that is luck, frequent with two degrees of freedom.
+    # The variance between seeds holds the rest's: an estimate below it is luck, frequent with few seeds.
     between, beyond = components
     return Component(max(between.variance, beyond.subtracted), between.freedom), beyond
 
 
-def _shortfalls(components: Sequence[Component], confidence: float) -> FloatArray:
+def _shortfalls(components: Sequence[Component], confidence: float, num_arms: int) -> FloatArray:
     """Simulated (half-width - luck): an effect above it is found. The same draws at every call."""
     if not components or any(part.freedom < 1 for part in components):
         raise DataError("power needs an estimate of variance, got an effect of one seed and one example.")
@@ -108,10 +121,11 @@ def _shortfalls(components: Sequence[Component], confidence: float) -> FloatArra
     luck = math.sqrt(sum(part.variance for part in parts)) * rng.standard_normal(_DRAWS)
     rest_freedom = math.prod(part.freedom for part in parts)
     total, weighted = np.zeros(_DRAWS), np.zeros(_DRAWS)
-    for part in parts:
+    for index, part in enumerate(parts):
+        level = (1 - confidence) / (num_arms if index == 0 else 1)
         seen = (part.variance + part.subtracted) * rng.chisquare(part.freedom, _DRAWS) / part.freedom
         if part.subtracted:
             seen = np.maximum(0.0, seen - part.subtracted * rng.chisquare(rest_freedom, _DRAWS) / rest_freedom)
         total += seen
-        weighted += seen * student_quantile(part.freedom, (1 + confidence) / 2)
+        weighted += seen * student_quantile(part.freedom, 1 - level / 2)
     return weighted / np.sqrt(np.where(total > 0, total, 1.0)) - luck

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from neftune.analysis.effects import Effect, find_effects
-from neftune.analysis.judging import Candidate, better_side, detectable, is_harm
+from neftune.analysis.judging import Candidate, better_side, chosen_end, harm_state, is_harm
+from neftune.analysis.limits import block_reasons, could_have_seen, seeds_reasons, several_arms_reasons
 from neftune.analysis.wording import (
     PARTS,
     interval_phrase,
@@ -29,12 +30,14 @@ def rule_in_words(rule: Decision) -> str:
     tolerated = [
         f"{metric_phrase(metric)} (beyond {unsigned(rule.harm_tolerance.get(metric, 0.0))})" for metric in rule.harm_by
     ]
-    harm = f" and no harm metric is clearly worse: {', '.join(tolerated)}" if tolerated else ""
+    wanted = "every harm is ruled out" if rule.harm_ruled_out else "no harm metric is clearly worse"
+    harm = f" and {wanted}: {', '.join(tolerated)}" if tolerated else ""
     return (
         f"Choose the noisy arm with the best {metric_phrase(rule.choose_by)} on the held-out part, mean over blocks; "
         f"judge it by the {metric_phrase(rule.judge_by)} on the test part. Use it if, in every block, the "
-        f"{100 * rule.confidence:g}% interval lies beyond {unsigned(rule.min_effect)} on the better side{harm}. "
-        f"Harmful if that interval lies wholly on the worse side{', or a harm is clear,' if tolerated else ''} in any "
+        f"{100 * rule.confidence:g}% interval, widened for the choice among several arms with the same seeds, "
+        f"lies beyond {unsigned(rule.min_effect)} on the better side{harm}. "
+        f"Harmful if the interval lies wholly on the worse side{', or a harm is clear,' if tolerated else ''} in any "
         "block. Else no evidence."
     )
 
@@ -47,7 +50,9 @@ def named_arm(arm: str, alpha: Mapping[str, float]) -> str:
     return f"{arm} (alpha {low})" if low == high else f"{arm} (alpha {low} to {high})"
 
 
-def verdict_sentence(kind: str, judged: Sequence[Effect], harms: Sequence[Effect], rule: Decision, *, arm: str) -> str:
+def verdict_sentence(
+    kind: str, judged: Sequence[Effect], harms: Sequence[Effect], rule: Decision, *, arm: str, num_arms: int
+) -> str:
     """The verdict with its numbers, sample sizes and intervals."""
     metric = metric_phrase(rule.judge_by)
     if not judged:
@@ -57,15 +62,33 @@ def verdict_sentence(kind: str, judged: Sequence[Effect], harms: Sequence[Effect
     samples = "; ".join(dict.fromkeys(sample_phrase(e) for e in judged))
     said = f"on the test part its {metric} differs from {from_what} by {numbers} ({samples})"
     if kind == "use":
-        return f"Use {arm}: {said}{', and no harm metric is clearly worse' if harms else ''}."
+        return f"Use {arm}: {said}{_no_harm(harms, rule)}."
     if kind == "harmful":
         broken = [e for e in harms if is_harm(e, rule)]
         why = "; ".join(f"{metric_phrase(e.metric)} {interval_phrase(e, rule.confidence)}{place(e)}" for e in broken)
         return f"Do not use {arm}: {said}{f'. Clearly worse than tolerated: {why}' if why else ''}."
     if any(e.num_seeds < 2 for e in judged):
         return f"No evidence for {arm} from a single seed: {said}. Train more seeds to tell the noise from luck."
-    least = max(judged, key=detectable)
-    return f"No evidence for {arm}: {said}. {_power_phrase(least)}"
+    why = _shortcomings(judged, harms, rule, num_arms=num_arms)
+    return f"No evidence for {arm}: {said}. {why or could_have_seen(judged, rule, num_arms=num_arms)}"
+
+
+def _no_harm(harms: Sequence[Effect], rule: Decision) -> str:
+    if not harms:
+        return ""
+    ruled_out = sum(harm_state(effect, rule) == "ruled out" for effect in harms)
+    checks = f"{ruled_out} of {len(harms)} checks" if len(harms) > 1 else f"{ruled_out} of 1 check"
+    return f", and no harm metric is clearly worse (ruled out beyond its tolerance in {checks})"
+
+
+def _shortcomings(judged: Sequence[Effect], harms: Sequence[Effect], rule: Decision, *, num_arms: int) -> str:
+    """Why an interval that lies on the better side is no evidence yet; "" where one does not lie there."""
+    if any(better_side(effect)[0] <= rule.min_effect or not effect.high > effect.low for effect in judged):
+        return ""
+    if any(chosen_end(effect, rule, num_arms=num_arms) <= rule.min_effect for effect in judged):
+        return f"That is no more than the luckiest of {num_arms} arms may reach with these seeds. Train more seeds."
+    unknown = [metric_phrase(e.metric) + place(e) for e in harms if harm_state(e, rule) != "ruled out"]
+    return f"Harm beyond the tolerance is not ruled out: {', '.join(unknown)}." if unknown else ""
 
 
 def reasons_for(
@@ -75,14 +98,17 @@ def reasons_for(
     *,
     rule: Decision,
     candidates: Sequence[Candidate],
+    kind: str,
 ) -> tuple[str, ...]:
     """What the verdict rests on and what limits it, a sentence each."""
     return (
         _choice_reason(candidates, rule),
-        *_judged_reasons(judged, rule),
+        *_judged_reasons(judged, rule, num_arms=len(candidates)),
+        *(seeds_reasons(judged, rule, num_arms=len(candidates)) if kind == "no evidence" else ()),
         *_length_reasons(effects, judged, rule),
         *_harm_reasons(harms, rule),
-        "One arm was tested, chosen on other data: no correction for several arms is due.",
+        *block_reasons(judged, rule),
+        *several_arms_reasons(effects, candidates, rule),
     )
 
 
@@ -96,22 +122,15 @@ def _choice_reason(candidates: Sequence[Candidate], rule: Decision) -> str:
     )
 
 
-def _judged_reasons(judged: Sequence[Effect], rule: Decision) -> list[str]:
+def _judged_reasons(judged: Sequence[Effect], rule: Decision, *, num_arms: int) -> list[str]:
     said = [
         f"{sentence_case(metric_phrase(e.metric))} on the {PARTS[e.part]} part{place(e)}: "
-        f"{interval_phrase(e, rule.confidence)} ({sample_phrase(e)}). {_power_phrase(e)}"
+        f"{interval_phrase(e, rule.confidence)} ({sample_phrase(e)}). {could_have_seen([e], rule, num_arms=num_arms)}"
         for e in judged
     ]
     if any(e.num_seeds < 2 for e in judged):
         said.append("One seed: the interval says nothing about another training run, so the noise is not judged.")
     return said
-
-
-def _power_phrase(effect: Effect) -> str:
-    size = detectable(effect)
-    if effect.metric in ("win_rate", "lc_win_rate") and size >= 50:
-        return "No win rate, however high, would be found reliably with this sample."
-    return f"Effects below about {unsigned(size)} are easily missed with this sample."
 
 
 def _length_reasons(effects: Sequence[Effect], judged: Sequence[Effect], rule: Decision) -> list[str]:
@@ -140,11 +159,25 @@ def _harm_reasons(harms: Sequence[Effect], rule: Decision) -> list[str]:
     said: list[str] = []
     for effect in harms:
         tolerance = unsigned(rule.harm_tolerance.get(effect.metric, 0.0))
-        worst = max(0.0, -better_side(effect)[0])
-        clear = "worse" if is_harm(effect, rule) else "not clearly worse"
-        name = sentence_case(metric_phrase(effect.metric))
-        said.append(
-            f"{name}{place(effect)} is {clear} than the tolerance of {tolerance}: "
-            f"{interval_phrase(effect, rule.confidence)}, so {unsigned(worst)} worse is not ruled out."
+        worst = unsigned(max(0.0, -better_side(effect)[0]))
+        name, told = (
+            sentence_case(metric_phrase(effect.metric)) + place(effect),
+            interval_phrase(effect, rule.confidence),
         )
+        match harm_state(effect, rule):
+            case "worse":
+                said.append(f"{name} is worse than the tolerance of {tolerance}: {told}.")
+            case "ruled out":
+                said.append(f"{name}: harm beyond {tolerance} is ruled out: {told}, so at most {worst} worse.")
+            case "open":
+                said.append(
+                    f"{name} is not clearly worse than the tolerance of {tolerance}: {told}, "
+                    f"so {worst} worse is not ruled out."
+                )
+            case "unseen":
+                rare = 100 * (1 - (1 - rule.confidence) ** (1 / effect.num_examples))
+                said.append(
+                    f"{name} differs by {number(effect.estimate)} without any variance ({sample_phrase(effect)}): harm "
+                    f"was not seen, and is not ruled out; fewer than {rare:.2g}% of further examples would differ."
+                )
     return said

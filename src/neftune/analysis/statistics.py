@@ -166,12 +166,26 @@ def interval_from(
     )
 
 
-def critical_value(components: Sequence[Component], level: float) -> float:
-    """Cochran's two-sided critical value: Student's t of each component, weighted by its variance."""
+def critical_value(components: Sequence[Component], level: float, *, num_arms: int = 1) -> float:
+    """Cochran's two-sided critical value: Student's t of each component, weighted by its variance.
+
+    Args:
+        components: Of the variance; the first is that of seeds.
+        level: 0.05 for 95% confidence.
+        num_arms: Arms from which the one judged was chosen with the same seeds, though on other examples. Luck of the
+            seeds is then shared by choice and judgement, so their component takes its quantile at level / num_arms.
+    """
     total = sum(part.variance for part in components)
     if total == 0:
         return 0.0
-    return sum(part.variance * student_quantile(part.freedom, 1 - level / 2) for part in components) / total
+    levels = [level / num_arms, *(level for _ in components[1:])]
+    return (
+        sum(
+            part.variance * student_quantile(part.freedom, 1 - own / 2)
+            for part, own in zip(components, levels, strict=True)
+        )
+        / total
+    )
 
 
 def p_value_at(distance: float, components: Sequence[Component]) -> float:

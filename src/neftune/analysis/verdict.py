@@ -2,9 +2,10 @@
 
     choose one noisy arm on held-out data -> judge it on test data, in every block -> use | no evidence | harmful
 
-One arm is tested and it was chosen on other data, so no correction for several arms is due. "Use" needs every block
-and every harm metric to agree, which makes it rarer, never more frequent, than one interval's error rate. "Harmful"
-needs one of them only and errs on the side of caution.
+The arm is chosen on other examples but with the same runs, so luck of the seeds is shared by choice and judgement: the
+interval that must clear zero is widened for it (`judging.chosen_end`). "Use" needs every block and every harm metric to
+agree, which makes it rarer, never more frequent, than one interval's error rate. "Harmful" needs one of them only and
+errs on the side of caution.
 """
 
 import math
@@ -13,7 +14,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from neftune.analysis.effects import Effect, decision_of, find_effects, require_effect
-from neftune.analysis.judging import CHOSEN_ON, JUDGED_ON, Candidate, better_side, is_harm, rank_arms
+from neftune.analysis.judging import (
+    CHOSEN_ON,
+    JUDGED_ON,
+    Candidate,
+    better_side,
+    chosen_end,
+    harm_state,
+    is_harm,
+    rank_arms,
+)
 from neftune.analysis.metrics import NEEDS_JUDGE, meaning_of
 from neftune.analysis.pairing import Missing, missing_runs
 from neftune.analysis.reasons import named_arm, reasons_for, rule_in_words, verdict_sentence
@@ -149,18 +159,18 @@ def _judge(
     candidates: tuple[Candidate, ...],
     excluded: Sequence[str],
 ) -> Verdict:
-    arm, num_blocks = candidates[0].arm, len(candidates[0].by_block)
+    arm = candidates[0].arm
     judged = find_effects(effects, part=JUDGED_ON, arm=arm, metric=rule.judge_by)
     harms = tuple(e for metric in rule.harm_by for e in find_effects(effects, part=JUDGED_ON, arm=arm, metric=metric))
-    kind = _kind(judged, harms, rule, num_blocks=num_blocks)
+    kind = _kind(judged, harms, rule, candidates)
     alpha, nsr = _strength(result, arm)
     return Verdict(
         kind=kind,
         arm=arm,
         alpha=alpha,
         nsr=nsr,
-        sentence=verdict_sentence(kind, judged, harms, rule, arm=named_arm(arm, alpha)),
-        reasons=(*reasons_for(effects, judged, harms, rule=rule, candidates=candidates), *excluded),
+        sentence=verdict_sentence(kind, judged, harms, rule, arm=named_arm(arm, alpha), num_arms=len(candidates)),
+        reasons=(*reasons_for(effects, judged, harms, rule=rule, candidates=candidates, kind=kind), *excluded),
         chosen_on=(CHOSEN_ON, rule.choose_by),
         judged_on=(JUDGED_ON, rule.judge_by),
         rule=rule_in_words(rule),
@@ -171,14 +181,16 @@ def _judge(
     )
 
 
-def _kind(judged: Sequence[Effect], harms: Sequence[Effect], rule: Decision, *, num_blocks: int) -> Kind:
+def _kind(judged: Sequence[Effect], harms: Sequence[Effect], rule: Decision, candidates: Sequence[Candidate]) -> Kind:
     if any(effect.num_seeds < 2 for effect in judged):
         return "no evidence"
     if any(better_side(effect)[1] < 0 for effect in judged) or any(is_harm(effect, rule) for effect in harms):
         return "harmful"
     # An interval without width says that every difference was the same, not that the next one will be.
-    helps = [better_side(effect)[0] > rule.min_effect and effect.high > effect.low for effect in judged]
-    return "use" if sum(helps) == num_blocks else "no evidence"
+    ends = [chosen_end(e, rule, num_arms=len(candidates)) for e in judged if e.high > e.low]
+    helps = len(ends) == len(candidates[0].by_block) and min(ends) > rule.min_effect
+    safe = not rule.harm_ruled_out or all(harm_state(effect, rule) == "ruled out" for effect in harms)
+    return "use" if helps and safe else "no evidence"
 
 
 def _strength(result: StudyResult, arm: str) -> tuple[dict[str, float], float | None]:
