@@ -1,16 +1,18 @@
-"""Greedy answers to many prompts, through transformers' own `generate`."""
+"""Greedy answers to many prompts, in batches sorted by length under a memory budget."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessorList, MinNewTokensLengthLogitsProcessor
+from transformers import GenerationConfig
 
 from neftune.data.prompts import encode_prompt
 from neftune.errors import DataError, ModelError
+from neftune.evaluation.decoding import Greedy, decode
 from neftune.evaluation.losses import base_model, check_decoder_only, evaluation_mode
 from neftune.records import Document
 
@@ -30,6 +32,44 @@ class Generated:
     ended: bool
 
 
+@dataclass(frozen=True, slots=True)
+class GenerationSettings:
+    """How answers are generated.
+
+    Attributes:
+        max_new_tokens: Longest answer in tokens, >= 1.
+        repetition_penalty: Divides the positive and multiplies the negative logits of every token that the prompt or
+            the answer already holds, > 0 (paper: 1.2; 1.0 is off). Source: arXiv 1909.05858, section 4.1.
+        min_new_tokens: Every token that ends an answer is blocked until the answer has so many tokens, 0 to
+            max_new_tokens; only the context may end it earlier.
+        end_tokens: Ids of further tokens that end an answer, see `response_ends`.
+        batch_size: Most prompts answered together, >= 1.
+        cache_bytes: Memory for keys and values; fewer prompts are answered together where their longest answers
+            would not fit. One always is.
+
+    Raises:
+        DataError: A number is out of range.
+    """
+
+    max_new_tokens: int
+    repetition_penalty: float = 1.0
+    min_new_tokens: int = 0
+    end_tokens: Sequence[int] = ()
+    batch_size: int = 64
+    cache_bytes: int = 4 * 2**30
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "batch_size", "cache_bytes"):
+            if (number := getattr(self, name)) < 1:
+                raise DataError(f"{name} must be >= 1, got {number}.")
+        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
+            raise DataError(
+                f"min_new_tokens must be from 0 to max_new_tokens={self.max_new_tokens}, got {self.min_new_tokens}."
+            )
+        if not self.repetition_penalty > 0:
+            raise DataError(f"repetition_penalty must be > 0, got {self.repetition_penalty}. 1.0 is off.")
+
+
 def generate(
     model: Any,
     tokenizer: Any,
@@ -41,7 +81,22 @@ def generate(
     end_tokens: Sequence[int] = (),
     min_new_tokens: int = 0,
 ) -> list[Generated]:
-    """Greedy answers, one per prompt, in the order given.
+    """Greedy answers, one per prompt, in the order given; see `generate_each` and `GenerationSettings`."""
+    settings = GenerationSettings(max_new_tokens, repetition_penalty, min_new_tokens, end_tokens, batch_size)
+    answers: dict[int, Generated] = {}
+    generate_each(model, tokenizer, prompts, settings, on_answer=answers.__setitem__)
+    return [answers[index] for index in range(len(prompts))]
+
+
+def generate_each(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    settings: GenerationSettings,
+    *,
+    on_answer: Callable[[int, Generated], None],
+) -> None:
+    """Greedy answers, handed over one by one as they are done.
 
     The model's own generation settings (sampling, lengths, forbidden words) do not apply, except that a special token
     which they name as end-of-sequence ends an answer too. In float32 an answer does not depend on what shares its
@@ -52,38 +107,58 @@ def generate(
             dropout, its mode is put back.
         tokenizer: Its tokenizer; prompts are encoded as in training.
         prompts: Rendered prompts, up to where the answer starts.
-        max_new_tokens: Longest answer in tokens, >= 1.
-        repetition_penalty: Divides the positive and multiplies the negative logits of every token that the prompt or
-            the answer already holds, > 0 (paper: 1.2; 1.0 is off). Source: arXiv 1909.05858, section 4.1.
-        batch_size: Prompts answered together, >= 1.
-        end_tokens: Ids of further tokens that end an answer, see `response_ends`.
-        min_new_tokens: Every token that ends an answer is blocked until the answer has so many tokens, 0 to
-            max_new_tokens; only the context may end it earlier.
+        settings: How.
+        on_answer: Called with a prompt's place and its answer, shorter prompts first.
 
     Raises:
-        DataError: No prompts, an empty one, one that leaves no room for a token (see `prompt_room`), or a number out
-            of range.
+        DataError: No prompts, an empty one, or one that leaves no room for a token (see `prompt_room`).
         ModelError: An encoder-decoder model, or a tokenizer without an end-of-sequence token.
     """
     check_decoder_only(model)
-    for name, number in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
-        if number < 1:
-            raise DataError(f"{name} must be >= 1, got {number}.")
-    if not 0 <= min_new_tokens <= max_new_tokens:
-        raise DataError(f"min_new_tokens must be from 0 to max_new_tokens={max_new_tokens}, got {min_new_tokens}.")
     encoded = [encode_prompt(prompt, tokenizer) for prompt in prompts]
-    limits = _limits(model, encoded, max_new_tokens)
-    config = _greedy(model, tokenizer, repetition_penalty, end_tokens)
-    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
-    answers: dict[int, Generated] = {}
+    limits = _limits(model, encoded, settings.max_new_tokens)
+    config = _greedy(model, tokenizer, settings.end_tokens)
     with evaluation_mode(model), _without_own_settings(model):
-        for start in range(0, len(order), batch_size):
-            indices = order[start : start + batch_size]
-            config.max_new_tokens = max(limits[index] for index in indices)
-            rows = _generate_batch(model, [encoded[index] for index in indices], config, min_new_tokens)
-            for index, row in zip(indices, rows, strict=True):
-                answers[index] = _answer(row[: limits[index]], tokenizer, config.eos_token_id)
-    return [answers[index] for index in range(len(encoded))]
+        for indices in _batches(model, encoded, limits, settings):
+
+            def finish(row: int, ids: list[int], indices: Sequence[int] = indices) -> None:
+                index = indices[row]
+                on_answer(index, _answer(ids[: limits[index]], tokenizer, config.eos_token_id))
+
+            greedy = Greedy(
+                limits=[limits[index] for index in indices],
+                ends=config.eos_token_id,
+                penalty=settings.repetition_penalty,
+                min_new_tokens=settings.min_new_tokens,
+                context=_context_length(model),
+                finish=finish,
+            )
+            _generate_batch(model, [encoded[index] for index in indices], config, greedy)
+
+
+def cache_bytes_per_token(model: Any) -> int:
+    """Bytes of keys and values that a full-attention cache holds per token of one row, >= 1."""
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    kept = getattr(config, "num_key_value_heads", None) or heads
+    return max(1, 2 * config.num_hidden_layers * kept * width * model.dtype.itemsize)
+
+
+def _batches(
+    model: Any, encoded: Sequence[Sequence[int]], limits: Sequence[int], settings: GenerationSettings
+) -> Iterator[list[int]]:
+    """Prompts by length, cut where a batch is full or its cache could outgrow its memory."""
+    cache_tokens = settings.cache_bytes // cache_bytes_per_token(model)
+    batch: list[int] = []
+    for index in sorted(range(len(encoded)), key=lambda index: len(encoded[index])):
+        # The newest is the longest, and every row is as wide as the longest.
+        width = len(encoded[index]) + max(limits[one] for one in [*batch, index])
+        if batch and (len(batch) == settings.batch_size or (len(batch) + 1) * width > cache_tokens):
+            yield batch
+            batch = []
+        batch.append(index)
+    yield batch
 
 
 def prompt_room(model: Any, tokenizer: Any, prompt: str) -> int | None:
@@ -126,14 +201,13 @@ def _special_ids(tokenizer: Any) -> set[int]:
     return added | set(tokenizer.all_special_ids)
 
 
-def _greedy(model: Any, tokenizer: Any, repetition_penalty: float, end_tokens: Sequence[int]) -> GenerationConfig:
+def _greedy(model: Any, tokenizer: Any, end_tokens: Sequence[int]) -> GenerationConfig:
     own = _end_tokens(model, tokenizer)
     ends = [*own, *(index for index in end_tokens if index not in own)]
     pad = tokenizer.pad_token_id
     return GenerationConfig(
         do_sample=False,
         num_beams=1,
-        repetition_penalty=repetition_penalty,
         eos_token_id=ends,
         pad_token_id=ends[0] if pad is None else pad,
         use_cache=True,
@@ -175,42 +249,18 @@ def _without_own_settings(model: Any) -> Iterator[None]:
             holder.generation_config = config
 
 
-def _generate_batch(
-    model: Any, prompts: Sequence[Sequence[int]], config: GenerationConfig, min_new_tokens: int
-) -> list[list[int]]:
-    """New token ids per prompt, padding after the end included."""
+def _generate_batch(model: Any, prompts: Sequence[Sequence[int]], config: GenerationConfig, greedy: Greedy) -> None:
     length = max(len(ids) for ids in prompts)
-    # Padding repeats the row's own first token: transformers 5.20's repetition penalty counts masked positions too.
+    # Padding repeats the row's own first token, so that the repetition penalty sees no token that the row has not.
     ids_BL = torch.tensor([[ids[0]] * (length - len(ids)) + list(ids) for ids in prompts])
     real_BL = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in prompts])
-    # Its own processor, because the setting of the same name warns of rows that have less room than that.
-    held_back = MinNewTokensLengthLogitsProcessor(length, min_new_tokens, config.eos_token_id, device=model.device)
-    with _positions_in_context(model):
-        output = model.generate(
-            input_ids=ids_BL.to(model.device),
-            attention_mask=real_BL.to(model.device),
-            generation_config=config,
-            logits_processor=LogitsProcessorList([held_back] if min_new_tokens else []),
-        )
-    return output[:, length:].tolist()
-
-
-@contextmanager
-def _positions_in_context(model: Any) -> Iterator[None]:
-    """Positions past the context held at its end: a row that is past its own limit may still share a batch."""
-    context = _context_length(model)
-
-    def clamp(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        positions = kwargs.get("position_ids")
-        if positions is not None and context is not None:
-            kwargs["position_ids"] = positions.clamp(max=context - 1)
-        return args, kwargs
-
-    handle = base_model(model).register_forward_pre_hook(clamp, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
+    config.max_new_tokens = max(greedy.limits)
+    model.generate(
+        input_ids=ids_BL.to(model.device),
+        attention_mask=real_BL.to(model.device),
+        generation_config=config,
+        custom_generate=partial(decode, greedy=greedy),
+    )
 
 
 def _answer(ids: Sequence[int], tokenizer: Any, ends: Sequence[int]) -> Generated:
