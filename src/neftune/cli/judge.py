@@ -238,10 +238,6 @@ def _finish(
         _say(f"error: stopped: {judged.stopped_by}")
     elif missing:
         _say(f"error: {missing} prompts were not judged. The same command asks for them again.")
-    elif all(row["preference"] is None for row in rows):
-        _say(
-            "error: no reply could be read as a verdict. See raw_completion in the annotations, and try another judge."
-        )
     return 1 if missing or all(row["preference"] is None for row in rows) else 0
 
 

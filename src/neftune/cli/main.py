@@ -45,10 +45,10 @@ VERBS: dict[str, str] = {"list": "show"}
 """Verbs whose function has another name."""
 
 OWN_MODULES: dict[str, str] = {
-    "benchmark": "neftune.cli.benchmark",
     "judge": "neftune.cli.judge",
     "lm-eval": "neftune.cli.lm_eval",
     "winrate": "neftune.cli.winrate",
+    "mt-bench": "neftune.cli.mt_bench",
 }
 """Verbs in a module of their own (HELP, EPILOG, add_options, run), which imports nothing heavy when it is read."""
 
