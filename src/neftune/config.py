@@ -62,6 +62,9 @@ class DataConfig(Knobs):
     """Held-out examples: loss is watched and alpha is chosen on them."""
     num_test: int = Field(default=300, ge=1)
     """Test examples: the verdict is taken on them alone."""
+    test_prompts: str | None = None
+    """A prompt file (AlpacaEval's format) that is the test part instead; all of it is asked. An `output` beside a
+    prompt is its reference."""
     seed: int = Field(default=0, ge=0)
     """Seed of the draw; for the microworld, the seed of the world."""
     max_length: int = Field(default=512, ge=8)

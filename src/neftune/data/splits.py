@@ -40,7 +40,7 @@ def cut_parts(examples: Iterable[Example], config: DataConfig) -> Cut:
     unique = {example.id: example for example in reversed(given)}
     groups: dict[str, list[Example]] = {}
     for example in unique.values():
-        groups.setdefault(_prompt_key(example), []).append(example)
+        groups.setdefault(prompt_key(example), []).append(example)
     ranked = [
         sorted(groups[key], key=lambda example: example.id)
         for key in sorted(groups, key=lambda key: content_hash([config.seed, key]))
@@ -61,8 +61,11 @@ def cut_parts(examples: Iterable[Example], config: DataConfig) -> Cut:
     return Cut(parts, {**dropped, "unused": len(train) - len(parts["train"])})
 
 
-def _prompt_key(example: Example) -> str:
-    """What two examples have in common if a model trained on one has seen the other's question."""
+def prompt_key(example: Example) -> str:
+    """What two examples have in common if a model trained on one has seen the other's question.
+
+    Case, spacing, forms of one character (NFKC) and the border between turn and input do not count.
+    """
     opening = next(turn.content for turn in example.turns if turn.role == "user")
     # Together, because data sets differ in what they call input; NFKC twice, as case folding undoes it.
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", f"{opening} {example.input}").casefold())

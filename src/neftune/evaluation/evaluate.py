@@ -111,7 +111,10 @@ def evaluate_model(
 
 def _plain(data: DataSet, part: Any, tokenizer: Any, run: RunConfig, template: str) -> _Asked:
     examples = _examples(data, part, run.evaluate)
-    documents = tokenise(examples, tokenizer, template=template, max_length=run.data.max_length).documents
+    answered = [one for one in examples if one.reference]
+    if not answered:
+        return _Asked(part, examples, None)
+    documents = tokenise(answered, tokenizer, template=template, max_length=run.data.max_length).documents
     return _Asked(part, examples, documents)
 
 

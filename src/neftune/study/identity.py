@@ -9,8 +9,19 @@ from pathlib import Path
 
 import neftune
 from neftune.config import DataConfig, EvaluateConfig, RunConfig
+from neftune.study.data import load_run_data
 
-DETERMINING = ("noise", "integrations", "data", "training", "evaluation", "records.py", "config.py", "study/run.py")
+DETERMINING = (
+    "noise",
+    "integrations",
+    "data",
+    "training",
+    "evaluation",
+    "records.py",
+    "config.py",
+    "study/run.py",
+    "study/data.py",
+)
 """Code that a run's result depends on; analysis and report can change without training anything again."""
 
 LIBRARIES = ("torch", "numpy", "transformers", "trl", "peft", "accelerate", "tokenizers", "lm-eval")
@@ -64,7 +75,7 @@ def data_fingerprint(data: DataConfig) -> str:
     Raises:
         DataError: The data cannot be read, or holds too little.
     """
-    return _data_fingerprint(data.model_dump_json())
+    return load_run_data(data).fingerprint
 
 
 def evaluation_fingerprint(evaluate: EvaluateConfig) -> str:
@@ -73,13 +84,6 @@ def evaluation_fingerprint(evaluate: EvaluateConfig) -> str:
     if not evaluate.benchmarks.tasks or not folders:
         return ""
     return " ".join(_folder_hash(one.resolve(), _state(one)) for one in folders if one.is_dir())
-
-
-@functools.cache
-def _data_fingerprint(data: str) -> str:
-    from neftune.data.datasets import load_data
-
-    return load_data(DataConfig.model_validate_json(data)).fingerprint
 
 
 def _state(folder: Path) -> tuple[tuple[str, int, int], ...]:

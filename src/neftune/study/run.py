@@ -4,13 +4,13 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neftune.config import BenchmarksConfig, DataConfig, RunConfig
+from neftune.config import BenchmarksConfig, RunConfig
 from neftune.errors import ModelError, StoreError
 from neftune.records import DataSet, Document, HistoryPoint, Part, RunRecord, content_hash
+from neftune.study.data import load_run_data
 from neftune.study.identity import code_version, evaluation_fingerprint, model_fingerprint, versions
 from neftune.study.plan import run_id
 
@@ -60,7 +60,7 @@ def train_run(
     seconds: dict[str, float] = {}
     report({"stage": "loading"})
     with _timed(seconds, "loading"):
-        data = _data(config.data.model_dump_json())
+        data = load_run_data(config.data)
         loaded = load_model(config.model, config.data, seed=config.seed)
         documents, counts = _documents(data, loaded, config)
     alpha = _alpha(config, loaded.model, documents["train"])
@@ -194,7 +194,7 @@ def evaluate_checkpoint(config: RunConfig, *, report: Report = lambda _: None) -
     from neftune.training.models import load_model
 
     report({"stage": "loading"})
-    data = _data(config.data.model_dump_json())
+    data = load_run_data(config.data)
     loaded = load_model(config.model, config.data, seed=config.seed)
     record = RunRecord(
         run_id=content_hash(config.model_dump(mode="json")),
@@ -230,7 +230,7 @@ def check_unchanged(planned_id: str, config: RunConfig) -> None:
     Raises:
         StoreError: They changed, so its result would be stored under a name that says otherwise.
     """
-    data = _data(config.data.model_dump_json()).fingerprint
+    data = load_run_data(config.data).fingerprint
     now = run_id(
         config,
         data=data,
@@ -243,13 +243,6 @@ def check_unchanged(planned_id: str, config: RunConfig) -> None:
             f"run {planned_id} needs the data, weights and code it was planned with, got others (now {now}). "
             "Start the study again to plan it anew."
         )
-
-
-@lru_cache(maxsize=4)
-def _data(config: str) -> DataSet:
-    from neftune.data.datasets import load_data
-
-    return load_data(DataConfig.model_validate_json(config))
 
 
 def _documents(
