@@ -51,6 +51,12 @@ def test_from_checkpoint_to_table(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "answers made before" in again.err
     row = next(line for line in again.out.splitlines() if line.startswith("math"))
     assert row.split() == ["math", "8.00", "-", "8.00", "1", "1", "0"]
+    make_checkpoint(tmp_path / "model", width=16)
+    without_judge = [
+        part for part in command(tmp_path, "http://127.0.0.1:1/v1") if part not in ("--judge-model", "judge-1")
+    ]
+    assert main(without_judge) == 0
+    assert "answers made before" not in capsys.readouterr().err, "other weights under the same name answer anew"
     (judgments,) = (tmp_path / "out" / "mt-bench").glob("*-judgments.jsonl")
     rows = [json.loads(line) for line in judgments.read_text().splitlines()]
     assert [row["score"] for row in rows] == [4, -1, 8, 8]

@@ -141,6 +141,12 @@ def test_a_summary_never_invents_a_rate(tmp_path: Path):
     assert row.matched is None
     (flat,) = read_annotations([lines(tmp_path, *({**ROW, "idx": i} for i in range(12)))])
     assert summarise(flat, Tables()).length_controlled.label == "the length difference never varies"
+    bare_rows = ({"generator_2": "ours", "preference": 1.5, "len_1": i, "len_2": i % 3} for i in range(12))
+    (unnamed,) = read_annotations([lines(tmp_path, *bare_rows)])
+    short = summarise(unnamed, Tables(difficulties={str(i): 0.1 * i for i in range(13)})).length_controlled
+    assert (short.label, math.isnan(short.win_rate)) == ("no idx", True)
+    whole = summarise(unnamed, Tables(difficulties={str(i): 0.1 * i for i in range(12)})).length_controlled
+    assert whole.label == "no gamed prior"
     (silent,) = read_annotations([lines(tmp_path, {**ROW, "preference": None})])
     with pytest.raises(DataError, match="ours: win_rate needs at least one judged comparison"):
         summarise(silent, Tables())

@@ -24,7 +24,7 @@ Answers are generated greedily in every category; FastChat samples four of the e
 server; its key is read from the environment, and every verdict is kept before it counts.
 
   neftune mt-bench DATA --checkpoint MODEL --judge-model gpt-4
-        answer both turns, then grade; stopped at any moment, the same command goes on
+        answer both turns, then grade; the same command goes on with grading, asking for nothing twice
   neftune mt-bench DATA --checkpoint MODEL
         answer only; the answers are written in FastChat's format
   neftune mt-bench DATA --answers model_answer/vicuna-7b.jsonl --judge-model qwen --base-url http://127.0.0.1:8000/v1
@@ -118,7 +118,7 @@ def _judge(options: argparse.Namespace) -> "tuple[Endpoint, ChatSettings | None]
 
 
 def _generated(options: argparse.Namespace, bench: "Bench") -> "Answers":
-    """The checkpoint's answers, made once: a file of the same name and settings is read."""
+    """The checkpoint's answers, made once: a file of the same questions, weights and settings is read."""
     from neftune.config import DataConfig, ModelConfig
     from neftune.evaluation.generation import GenerationSettings
     from neftune.evaluation.mt_bench.answers import generate_answers, read_answers, write_answers
@@ -131,7 +131,7 @@ def _generated(options: argparse.Namespace, bench: "Bench") -> "Answers":
     )
     asked = [[one.id, *one.turns] for one in bench.questions]
     how = [options.template, options.max_new_tokens, options.repetition_penalty]
-    kind = content_hash([str(options.checkpoint), asked, *how], length=8)
+    kind = content_hash([_weights(options.checkpoint), asked, *how], length=8)
     path = options.out / "mt-bench" / f"{_safe(name)}-{kind}.jsonl"
     if path.is_file():
         _say(f"answers made before: {path}")
@@ -152,6 +152,12 @@ def _generated(options: argparse.Namespace, bench: "Bench") -> "Answers":
     write_answers(path, answers)
     _say(f"answers, greedy in every category: {path}")
     return answers
+
+
+def _weights(checkpoint: str) -> list[list[str | int]]:
+    """What tells a checkpoint from another under its name: a folder's files with their sizes and times."""
+    files = sorted(path for path in Path(checkpoint).glob("*") if path.is_file())
+    return [[checkpoint], *([path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files)]
 
 
 def _grade(

@@ -23,7 +23,7 @@ FILE holds judgements in AlpacaEval's annotations format (JSON, JSONL, CSV; also
   neftune winrate results/*/weighted_alpaca_eval_gpt4_turbo/annotations.json --by folder --difficulty difficulty.csv
         AlpacaEval's own results; comparable with its board to a point or so
   neftune winrate annotations.json --gamed df_gamed.csv
-        AlpacaEval's own fit, when you have that file; the published number to the digit
+        AlpacaEval's own fit, when you have that file
   neftune winrate annotations.jsonl --difficulty difficulty.csv --weights baseline_gpt4_1106_preview.csv
         length-controlled rates from published weights
 
@@ -137,6 +137,7 @@ def _cells(row: "Summary", *, with_annotator: bool) -> tuple[str, ...]:
 
 def _notes(rows: "list[Summary]", tolerance: float) -> list[str]:
     from neftune.evaluation.length_control import NO_DIFFICULTY, NO_PRIOR
+    from neftune.evaluation.winrate_summary import NO_IDS
 
     labels = {row.length_controlled.label for row in rows}
     notes = [
@@ -151,6 +152,10 @@ def _notes(rows: "list[Summary]", tolerance: float) -> list[str]:
     if NO_DIFFICULTY in labels:
         notes.append(
             "no difficulty: nor are instructions' difficulties known; not comparable with published rates (4.9 points)."
+        )
+    if NO_IDS in labels:
+        notes.append(
+            f"{NO_IDS}: rows have neither idx nor id, and are not one for each difficulty, so that none can be joined."
         )
     if any(row.length_controlled.is_extrapolated for row in rows):
         notes.append("extrapolated: the model's answers are all longer, or all shorter: equal length was never seen.")

@@ -15,6 +15,9 @@ from neftune.evaluation.winrate import WinRate, discrete_win_rate, matched_lengt
 FEWEST = 10
 """Comparisons below which no length-controlled rate is given: three weights from fewer are noise."""
 
+NO_IDS = "no idx"
+"""Label where difficulties are given and rows cannot be joined with them; one such file does not stop the others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tables:
@@ -125,11 +128,14 @@ def _length_controlled(one: Annotations, tables: Tables) -> LengthControl:
         return LengthControl(np.nan, np.nan, f"fewer than {FEWEST} comparisons")
     if delta.any() and np.ptp(delta) == 0:
         return LengthControl(np.nan, np.nan, "the length difference never varies")
+    known = tables.difficulties if tables.gamed is None else tables.gamed.difficulties
+    if known is not None and not one.has_ids and len(one.ids) != len(known):
+        return LengthControl(np.nan, np.nan, NO_IDS)
     sides = (one.preferences, one.model_lengths, one.baseline_lengths)
     if tables.gamed is not None:
         got = official_win_rate(*sides, difficulties_for(one, tables.gamed.difficulties), gamed=tables.gamed)
     else:
-        hardness = None if tables.difficulties is None else difficulties_for(one, tables.difficulties)
+        hardness = None if known is None else difficulties_for(one, known)
         got = length_controlled_win_rate(*sides, hardness)
     return LengthControl(got.win_rate, got.standard_error, got.label, got.is_extrapolated)
 

@@ -8,7 +8,8 @@ import pytest
 from neftune.config import DataConfig, ModelConfig
 from neftune.data.prompts import render_prompt
 from neftune.errors import DataError
-from neftune.evaluation.generation import GenerationSettings, generate
+from neftune.evaluation.generation import GenerationSettings, generate, generate_each
+from neftune.evaluation.mt_bench import answers
 from neftune.evaluation.mt_bench.answers import generate_answers, read_answers, write_answers
 from neftune.evaluation.mt_bench.questions import Question
 from neftune.records import Example, Turn
@@ -29,8 +30,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return load_model(ModelConfig(path=str(folder)), DataConfig(max_length=8), seed=0)
 
 
-def test_the_second_turn_sees_the_first_answer(tiny: Any, tmp_path: Path):
+def test_the_second_turn_sees_the_first_answer(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     seen: list[int] = []
+    asked_for: list[str] = []
+
+    def noted(model: Any, tokenizer: Any, prompts: list[str], *rest: Any, **named: Any) -> None:
+        asked_for.extend(prompts)
+        generate_each(model, tokenizer, prompts, *rest, **named)
+
+    monkeypatch.setattr(answers, "generate_each", noted)
     got = generate_answers(
         tiny.model, tiny.tokenizer, QUESTIONS, name="tiny", settings=FEW, template="plain", on_progress=seen.append
     )
@@ -43,6 +51,7 @@ def test_the_second_turn_sees_the_first_answer(tiny: Any, tmp_path: Path):
             prompt = render_prompt(example, template="plain", tokenizer=tiny.tokenizer)
             (alone,) = generate(tiny.model, tiny.tokenizer, [prompt], max_new_tokens=6)
             assert answer == alone.text
+            assert prompt in asked_for
             turns.append(Turn("assistant", answer))
         assert got.turns[question.id][0] in prompt
     assert got.num_without_room == 1
