@@ -6,6 +6,7 @@ standard deviation between three seeds is known to a factor of two at best. Plan
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -116,16 +117,24 @@ def _shortfalls(components: Sequence[Component], confidence: float, num_arms: in
     """Simulated (half-width - luck): an effect above it is found. The same draws at every call."""
     if not components or any(part.freedom < 1 for part in components):
         raise DataError("power needs an estimate of variance, got an effect of one seed and one example.")
-    rng = np.random.default_rng(0)
     parts = _floored(components) if len(components) == 2 else tuple(components)
-    luck = math.sqrt(sum(part.variance for part in parts)) * rng.standard_normal(_DRAWS)
-    rest_freedom = math.prod(part.freedom for part in parts)
+    luck, of_rest, drawn = _draws(tuple(part.freedom for part in parts))
     total, weighted = np.zeros(_DRAWS), np.zeros(_DRAWS)
-    for index, part in enumerate(parts):
+    for index, (part, ratio) in enumerate(zip(parts, drawn, strict=True)):
         level = (1 - confidence) / (num_arms if index == 0 else 1)
-        seen = (part.variance + part.subtracted) * rng.chisquare(part.freedom, _DRAWS) / part.freedom
+        seen = (part.variance + part.subtracted) * ratio
         if part.subtracted:
-            seen = np.maximum(0.0, seen - part.subtracted * rng.chisquare(rest_freedom, _DRAWS) / rest_freedom)
+            seen = np.maximum(0.0, seen - part.subtracted * of_rest)
         total += seen
         weighted += seen * student_quantile(part.freedom, 1 - level / 2)
-    return weighted / np.sqrt(np.where(total > 0, total, 1.0)) - luck
+    error = math.sqrt(sum(part.variance for part in parts))
+    return weighted / np.sqrt(np.where(total > 0, total, 1.0)) - error * luck
+
+
+@lru_cache(maxsize=64)
+def _draws(freedoms: tuple[int, ...]) -> tuple[FloatArray, FloatArray, tuple[FloatArray, ...]]:
+    """Standard normal luck; mean squares over their expectation, of the rest and of each component."""
+    rng = np.random.default_rng(0)
+    luck = rng.standard_normal(_DRAWS)
+    ratios = [rng.chisquare(freedom, _DRAWS) / freedom for freedom in (math.prod(freedoms), *freedoms)]
+    return luck, ratios[0], tuple(ratios[1:])

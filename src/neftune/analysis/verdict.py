@@ -162,7 +162,7 @@ def _judge(
     arm = candidates[0].arm
     judged = find_effects(effects, part=JUDGED_ON, arm=arm, metric=rule.judge_by)
     harms = tuple(e for metric in rule.harm_by for e in find_effects(effects, part=JUDGED_ON, arm=arm, metric=metric))
-    kind = _kind(judged, harms, rule, candidates)
+    kind = kind_of(judged, harms, rule, candidates)
     alpha, nsr = _strength(result, arm)
     return Verdict(
         kind=kind,
@@ -181,7 +181,15 @@ def _judge(
     )
 
 
-def _kind(judged: Sequence[Effect], harms: Sequence[Effect], rule: Decision, candidates: Sequence[Candidate]) -> Kind:
+def kind_of(judged: Sequence[Effect], harms: Sequence[Effect], rule: Decision, candidates: Sequence[Candidate]) -> Kind:
+    """What the rule says of the chosen arm, the first of the candidates.
+
+    Args:
+        judged: Its effects on the judged metric on the test part, one a block.
+        harms: Its effects on the harm metrics there.
+        rule: The rule.
+        candidates: `rank_arms` of all arms it was chosen from.
+    """
     if any(effect.num_seeds < 2 for effect in judged):
         return "no evidence"
     if any(better_side(effect)[1] < 0 for effect in judged) or any(is_harm(effect, rule) for effect in harms):
