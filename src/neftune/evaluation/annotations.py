@@ -179,7 +179,7 @@ def _model(row: Row, path: Path, generator: str, by: Naming) -> str:
     }
     if not names[by]:
         wanted = {"auto": "model or generator_2", "model": "model", "generator": "generator_2", "folder": "a folder"}
-        raise DataError(f"{row.where}: a row must name its model ({wanted[by]}), got neither. See --by.")
+        raise DataError(f"{row.where}: a row must name its model ({wanted[by]}), got no name. See --by.")
     return names[by]
 
 
