@@ -46,6 +46,15 @@ def test_shared_families_answer_as_the_plain_backend(family):
         assert ours.progress.positions < 150
 
 
+def test_a_model_that_cannot_choose_its_logits(monkeypatch):
+    monkeypatch.setattr("neftune.evaluation.scoring.forward.keeps_logits", lambda model: False)
+    model = make_model()
+    ours = sharing(model, row_tokens=16)
+    found = ours._loglikelihood_tokens(make_requests(), disable_tqdm=True)
+    assert ours.shares
+    assert_same(found, plain(model)._loglikelihood_tokens(make_requests(), disable_tqdm=True))
+
+
 @pytest.mark.parametrize("family", NOT_SHARED)
 def test_other_families_fall_back_and_say_why(family, caplog):
     model = make_model(family)

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -100,6 +101,10 @@ def test_equal_requests_are_run_once_and_all_answered():
 
 def test_lm_evals_own_cache_of_answers_is_filled(tmp_path):
     ours = sharing(make_model(vocab_size=300))
+    told = []
+    ours.set_cache_hook(SimpleNamespace(add_partial=lambda kind, strings, answer: told.append((strings, answer))))
+    found = ours.loglikelihood(instances(PAIRS[:4]), disable_tqdm=True)
+    assert sorted(told) == sorted(zip(PAIRS[:4], found, strict=True))
     cached = CachingLM(ours, str(tmp_path / "lm.db"))
     first = cached.loglikelihood(instances(PAIRS[:4]))
     again = cached.loglikelihood(instances(PAIRS[:4]))

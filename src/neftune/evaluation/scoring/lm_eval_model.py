@@ -26,8 +26,10 @@ _ROW_TOKENS = {"cpu": 1024}
 _ROW_TOKENS_ELSEWHERE = 4096
 _LOGITS = 2**26
 """Most logits that a forward pass computes."""
-_CHECKED = 4
+_CHECKED = 2
 """Requests of a call that are also run plainly."""
+_LONGER = 1.25
+"""Requests longer by this factor than any that were checked are checked anew."""
 
 Encoded = tuple[tuple[str, str] | None, list[int], list[int]]
 """A request as lm-eval encodes it: its strings, its context's tokens and its continuation's."""
@@ -154,10 +156,10 @@ class SharingLM(_HFLM):
             yield from ((unknown[index], answer) for index, answer in done)
 
     def _check(self, requests: Sequence[Request]) -> None:
-        """Run the longest request and its neighbours plainly as well, whenever requests are longer than any before."""
+        """Run the longest request and its neighbour plainly as well, where requests are longer than any before."""
         order = sorted(range(len(requests)), key=lambda index: requests[index].input_length, reverse=True)
         longest = requests[order[0]].input_length
-        if longest <= self._checked_length:
+        if longest <= _LONGER * self._checked_length:
             return
         siblings = sorted(requests, key=lambda request: request.tokens)
         at = siblings.index(requests[order[0]])
