@@ -1,5 +1,9 @@
+import gzip
+import itertools
+import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -11,7 +15,10 @@ from lm_eval.api.model import CachingLM
 from lm_eval.models.huggingface import HFLM
 
 from neftune.errors import ConfigError, DataError, StoreError
+from neftune.evaluation.scoring.answers import fingerprint
+from neftune.evaluation.scoring.forward import Answer
 from neftune.evaluation.scoring.lm_eval_model import SharingLM
+from neftune.evaluation.scoring.tree import make_request
 from tests.evaluation.scoring.models import instances, make_model, make_requests, plain, sharing
 from tests.evaluation.scoring.test_families import assert_same
 from tests.tiny_tokenizers import EXACT, KINDS
@@ -167,6 +174,41 @@ def test_answers_are_kept_and_only_for_the_same_model(tmp_path):
     more = sharing(make_model(), score_cache=path)
     more._loglikelihood_tokens([*requests, (None, [4], [5, 6])], disable_tqdm=True)
     assert more.progress.positions == 2
+
+
+def test_a_file_that_cannot_be_written_any_more_is_said(tmp_path):
+    path = tmp_path / "scores.sqlite"
+    ours = sharing(make_model(), score_cache=path)
+    assert ours._store is not None
+    other = sqlite3.connect(path)
+    other.execute("DROP TABLE answers")
+    other.commit()
+    with pytest.raises(StoreError, match=r"scores\.sqlite cannot be written"):
+        ours._store.write([(make_request([5], [6], 8), Answer(-1.0, False))])
+    other.close()
+
+
+def test_where_a_model_lies_makes_no_difference(tmp_path):
+    first, second = make_model(), make_model()
+    second.config._name_or_path = second.name_or_path = "elsewhere"
+    assert fingerprint(first) == fingerprint(second)
+    second.config.rms_norm_eps *= 2
+    assert fingerprint(first) != fingerprint(second)
+
+
+def test_a_real_checkpoint_on_real_questions(shared):
+    folder = shared / "models" / "stories260k"
+    with gzip.open(
+        shared / "data" / "leaderboard_tasks" / "truthfulqa_mc_v1.jsonl.gz", "rt", encoding="utf-8"
+    ) as lines:
+        rows = [json.loads(line) for line in itertools.islice(lines, 12)]
+    shots = "".join(f"Q: {row['question']}\nA: {next(iter(row['mc2_targets']))}\n\n" for row in rows[:3])
+    pairs = [(f"{shots}Q: {row['question']}\nA:", f" {choice}") for row in rows for choice in row["mc2_targets"]]
+    options = {"pretrained": str(folder), "device": "cpu", "batch_size": 4}
+    ours = SharingLM(**options, row_tokens=128)
+    found = ours.loglikelihood(instances(pairs), disable_tqdm=True)
+    assert ours.shares
+    assert_same(found, HFLM(**options).loglikelihood(instances(pairs), disable_tqdm=True))
 
 
 def test_a_file_that_is_no_store_is_refused(tmp_path):

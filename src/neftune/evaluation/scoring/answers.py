@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sqlite3
+import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ class AnswerStore:
         Raises:
             StoreError: The file is not such a store, or cannot be written.
         """
+        self._path = path
         self._fingerprint = fingerprint.encode()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,6 +49,7 @@ class AnswerStore:
                 f"score_cache must be a SQLite file of answers that can be written, got {path} ({error}). "
                 "Name another file."
             ) from error
+        weakref.finalize(self, self._connection.close)
 
     def find(self, requests: Sequence[Request]) -> dict[int, Answer]:
         """The stored answers, by index of the request."""
@@ -59,14 +62,20 @@ class AnswerStore:
         return found
 
     def write(self, answers: Iterable[tuple[Request, Answer]]) -> None:
-        """Store some, all or none of them."""
-        rows = [(self._key(request), answer.log_likelihood, answer.is_greedy) for request, answer in answers]
-        with self._connection:
-            self._connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows)
+        """Store all of them or none.
 
-    def close(self) -> None:
-        """Close the file."""
-        self._connection.close()
+        Raises:
+            StoreError: The file cannot be written.
+        """
+        rows = [(self._key(request), answer.log_likelihood, answer.is_greedy) for request, answer in answers]
+        try:
+            with self._connection:
+                self._connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows)
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"score_cache must take every finished answer, but {self._path} cannot be written ({error}). What it "
+                "holds is kept: make room, or close what locks it, and run the same command again."
+            ) from error
 
     def _key(self, request: Request) -> bytes:
         content = self._fingerprint + request.num_scored.to_bytes(8, "big") + request.tokens
@@ -81,11 +90,11 @@ def fingerprint(model: Any, **settings: object) -> str:
         settings: What else matters, such as the type of the softmax.
     """
     own = base_model(model)
-    adapters = {name: config.to_dict() for name, config in getattr(model, "peft_config", {}).items()}
+    adapters = {name: _without_paths(config) for name, config in getattr(model, "peft_config", {}).items()}
     about = {
         "format": _FORMAT,
         "class": type(own).__name__,
-        "config": own.config.to_dict(),
+        "config": _without_paths(own.config),
         "attention": own.config._attn_implementation,
         "adapters": adapters,
         "active": getattr(model, "active_adapters", None) if adapters else None,
@@ -96,6 +105,12 @@ def fingerprint(model: Any, **settings: object) -> str:
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         total.update(_content(tensor))
     return total.hexdigest()
+
+
+def _without_paths(config: Any) -> dict[str, Any]:
+    """Where a model lies says nothing about it."""
+    paths = ("_name_or_path", "base_model_name_or_path")
+    return {name: value for name, value in config.to_dict().items() if name not in paths}
 
 
 def _content(tensor: torch.Tensor) -> memoryview:

@@ -45,11 +45,11 @@ def obstacle(model: Any, *, backend: str, max_length: int) -> str | None:
     if backend != "causal":
         return "it is an encoder-decoder"
     own = base_model(model)
-    config = own.config.get_text_config()
     accepted = inspect.signature(own.forward).parameters
     missing = [name for name in ("position_ids", "past_key_values") if name not in accepted]
     if missing:
         return f"its forward takes no {' and no '.join(missing)}"
+    config = own.config.get_text_config()
     return _adapter(model) or _layers(config) or _window(config, max_length) or _rope(config) or _attention(own, config)
 
 
