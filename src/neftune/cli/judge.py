@@ -300,7 +300,7 @@ class _Progress:
         self.bar = Progress(*columns, TextColumn("{task.fields[cost]}"), console=console)
         self.is_live = console.is_terminal
         self.task = self.bar.add_task("judging", total=total, cost="")
-        self.budget, self.total, self.told, self.said = budget, total, 0, ""
+        self.budget, self.told, self.said = budget, 0, set[str]()
 
     def __enter__(self) -> "_Progress":
         if self.is_live:
@@ -321,7 +321,9 @@ class _Progress:
             _say(f"[{done}/{total}] judged{'' if cost is None else f', cost {cost:.4g}'}")
 
     def retry(self, said: str, seconds: float) -> None:
-        """Say once why there is a pause."""
-        if said != self.said:
-            self.said = said
-            self.bar.console.print(f"waiting {seconds:.0f} s: {said}", markup=False, highlight=False)
+        """Say why there is a pause, each reason once."""
+        from rich.markup import escape
+
+        if said not in self.said:
+            self.said.add(said)
+            self.bar.console.print(escape(f"waiting {seconds:.1f} s: {said}"), highlight=False, soft_wrap=True)

@@ -93,6 +93,22 @@ def test_a_429_makes_everyone_wait_and_is_no_failure_while_others_are_answered()
     assert all(isinstance(one, Completion) for one in found.values())
 
 
+def test_the_pause_a_server_asks_for_holds_for_all_requests():
+    seen: list[int] = []
+
+    def mood(body: dict[str, Any], before: int) -> Any:
+        if body["messages"][0]["content"] != "prompt 0":
+            return "answer"
+        seen.append(len(server.asked))
+        return "answer" if before else (429, {"error": {"message": "wait"}}, {"Retry-After": "1"})
+
+    with HostileServer(mood) as server:
+        found = ask(quick(server.url, concurrency=4), requests(200))
+    assert len(found) == 200
+    # Without the common pause three of four connections would have taken all the others meanwhile.
+    assert seen[1] < 100
+
+
 def test_the_pause_a_server_asks_for_is_told_and_a_long_one_stops_the_work():
     told: list[tuple[str, float]] = []
     reply = (429, {"error": {"message": "slow down"}}, {"Retry-After": "0.2"})
