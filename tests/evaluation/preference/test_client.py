@@ -89,7 +89,7 @@ def test_a_429_makes_everyone_wait_and_is_no_failure_while_others_are_answered()
         return "429 at once" if len(busy) % 3 else "answer"  # two of three, for ever
 
     with HostileServer(mood) as server:
-        found = ask(quick(server.url, concurrency=4, attempts=3), requests(30))
+        found = ask(quick(server.url, concurrency=4, attempts=6), requests(100))
     assert all(isinstance(one, Completion) for one in found.values())
 
 
@@ -127,6 +127,7 @@ def test_the_pause_a_server_asks_for_is_told_and_a_long_one_stops_the_work():
     ("status", "body", "said"),
     [
         (401, {"error": {"message": f"Incorrect API key provided: {KEY}"}}, "Incorrect API key provided: [key]"),
+        (401, {"error": {"message": "x" * 285 + KEY}}, "xxx[key]"),  # not cut in two and half shown
         (404, {"error": {"message": "The model `judge-1` does not exist"}}, "Check the model's name and the base URL"),
         (400, {"detail": "temperature is not supported"}, "status 400: temperature is not supported"),
         (403, {"error": "not allowed"}, "status 403: not allowed"),
@@ -261,6 +262,14 @@ def test_openais_key_goes_to_openai_alone(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(ConfigError, match=r"variable OPENAI_API_KEY must hold the key for https://api.openai.com/v1"):
         ChatClient(Endpoint())
+
+
+def test_a_key_that_a_server_repeats_in_an_answer_is_blotted_out(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    with HostileServer(answer=lambda body: completion(f"Your key is {KEY}.", {KEY: -0.5})) as server:
+        client = ChatClient(quick(server.url, key_variable="JUDGE_KEY"))
+        found = client.complete(HELLO, ChatSettings("judge-1", top_logprobs=5))
+    assert (found.text, found.first_token) == ("Your key is [key].", {"[key]": -0.5})
 
 
 @pytest.mark.parametrize(

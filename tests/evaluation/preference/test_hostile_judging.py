@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import pytest
 
 from neftune.cli.main import main
 from neftune.evaluation.preference.pairing import is_swapped
+from neftune.records import Answer, RunRecord
+from neftune.study.store import write_json
 from tests.evaluation.preference.hostile import MOODS, HostileServer, completion, digest, is_malformed, moody
 
 KEY = "sk-secret-0123456789"
@@ -247,6 +250,45 @@ def test_logprobs_by_a_server_that_does_not(tmp_path: Path, capsys: pytest.Captu
         assert main(command(sides, server.url, tmp_path, "--judge", "logprobs", "--concurrency", "1")) == 1
         assert len(server.asked) == 1
     assert "without the log-probabilities that were asked for" in capsys.readouterr().err
+
+
+def test_two_runs_head_to_head(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for name in ("run-a", "run-b"):
+        answers = {
+            part: [Answer(f"{part}{i}", f"Q{i}", f"{name} {'!' * i}", "ref", 1, True) for i in range(num)]
+            for part, num in (("test", 12), ("heldout", 3))
+        }
+        record = RunRecord(name, {}, (), None, 0.0, {}, answers, {}, {}, {}, "")
+        write_json(tmp_path / name / "result.json", asdict(record))
+    sides = (tmp_path / "run-a", tmp_path / "run-b")
+    with HostileServer() as server:
+        assert main(command(sides, server.url, tmp_path / "out")) == 0
+        assert main(command(sides, server.url, tmp_path / "out2", "--part", "heldout")) == 0
+        assert main(command(sides, server.url, tmp_path / "out", "--part", "train")) == 2
+        assert main(command((sides[0], tmp_path), server.url, tmp_path / "out")) == 2
+    rows = annotations(tmp_path / "out")
+    assert [row["id"] for row in rows] == [f"test{i}" for i in range(12)]
+    assert {(row["generator_1"], row["generator_2"]) for row in rows} == {("run-a", "run-b")}
+    assert len(annotations(tmp_path / "out2")) == 3
+    said = capsys.readouterr().err
+    assert "must have answers of the part 'train', got test, heldout" in said
+    assert "a folder must be an evaluated run with its result.json" in said
+
+
+def test_bad_outputs_are_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    good, broken = write_sides(tmp_path, ["Say 1.", "Say 2."])
+    for text, said in [
+        ('[{"instruction": "Say 1.", "output": "x", "idx": 0}]', "both sides must answer the same prompts"),
+        ('[{"instruction": "Say 1."}]', "must have the texts instruction and output"),
+        ('{"instruction": "Say 1.", "output": "x"}\n{oops', "broken JSON"),
+        ("", "must hold at least one row"),
+    ]:
+        broken.write_text(text)
+        assert main(command((good, broken), "http://127.0.0.1:9/v1", tmp_path)) == 2
+        assert said in capsys.readouterr().err
+    broken.write_text(good.read_text().replace("x", " "))
+    assert main(command((good, broken), "http://127.0.0.1:9/v1", tmp_path, "--dry-run")) == 0
+    assert "1 empty outputs in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

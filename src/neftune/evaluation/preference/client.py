@@ -158,7 +158,7 @@ class _Session:
         except (TimeoutError, errors.APITimeoutError):
             outcome = Trouble("retry", f"no whole answer within {self.endpoint.timeout:g} seconds")
         except errors.APIStatusError as error:
-            outcome = status_trouble(error.status_code, error.response.text, error.response.headers)
+            outcome = status_trouble(error.status_code, self._keyless(error.response.text), error.response.headers)
         except errors.APIConnectionError as error:
             cause = error.__cause__
             outcome = Trouble("retry", f"the connection failed ({type(cause).__name__}: {cause})")
