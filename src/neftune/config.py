@@ -151,6 +151,10 @@ class BenchmarksConfig(Knobs):
     """Sequences per forward pass."""
 
 
+LATER = "later"
+"""The judge of a study that a model judges after its runs."""
+
+
 class EvaluateConfig(Knobs):
     """What is asked of a trained model."""
 
@@ -165,7 +169,8 @@ class EvaluateConfig(Knobs):
     batch_size: int = Field(default=64, ge=1)
     """Prompts answered together."""
     judge: str | None = None
-    """A registered judge ("facts" for the microworld); null compares without preferences."""
+    """A registered judge ("facts" for the microworld); "later" where `neftune judge --study` will ask a model once the
+    runs are done; null compares without preferences."""
     variants: list[str] = Field(default_factory=list[str])
     """Control variants of the test part (`neftune list variants`): the same model asked to answer long, its
     end-of-sequence held back, its answers cut to the baseline's length."""
@@ -173,6 +178,11 @@ class EvaluateConfig(Knobs):
     """Which arms are asked again under the variants; answers are cut for every arm but the baseline."""
     benchmarks: BenchmarksConfig = BenchmarksConfig()
     """Whether facts survive: benchmarks of every run, example by example."""
+
+    @property
+    def rule_judge(self) -> str | None:
+        """The registered judge that scores answers as they are made; None where there is none."""
+        return None if self.judge == LATER else self.judge
 
 
 class Control(Knobs):

@@ -250,12 +250,19 @@ class StudyResult:
         planned: Every run of the plan.
         records: Finished runs by run id.
         failures: Failed runs by run id.
+        judged: What a judge prefers, where the study was judged after its runs (`neftune judge --study`): part and run
+            id -> example id -> preference, 1 the baseline of the same block and seed, 2 the run, NaN unparsed.
+        judged_by: The judge's name; "" where there was none.
     """
 
     recipe: Mapping[str, Any]
     planned: tuple[PlannedRun, ...]
     records: Mapping[str, RunRecord]
     failures: Mapping[str, Failure]
+    judged: Mapping[tuple[str, str], Mapping[str, float]] = field(
+        default_factory=dict[tuple[str, str], Mapping[str, float]]
+    )
+    judged_by: str = ""
 
 
 def to_json(record: object) -> dict[str, Any]:

@@ -34,6 +34,8 @@ class Pairing:
         is_control: Whether the arm is a control.
         seeds: Seeds that both arms have, in order.
         baseline, runs: Their runs, one a seed.
+        judged: What a judge prefers, asked after the runs, one entry a seed: part -> example id -> preference,
+            1 the baseline, 2 the arm, NaN unparsed.
     """
 
     block: str
@@ -42,6 +44,11 @@ class Pairing:
     seeds: tuple[int, ...]
     baseline: tuple[RunRecord, ...]
     runs: tuple[RunRecord, ...]
+    judged: tuple[Mapping[str, Mapping[str, float]], ...] = ()
+
+    def is_judged(self, part: str) -> bool:
+        """Whether a judge was asked about this part of every seed."""
+        return bool(self.judged) and all(part in one for one in self.judged)
 
     def parts(self) -> tuple[str, ...]:
         """Parts that every run of the pairing has scores of, in the first run's order."""
@@ -82,8 +89,13 @@ def pairings(result: StudyResult) -> tuple[Pairing, ...]:
             seeds = tuple(seed for seed in baseline if seed in runs)
             if seeds:
                 pairs = tuple(baseline[seed] for seed in seeds), tuple(runs[seed] for seed in seeds)
-                made.append(Pairing(block, arm, of_arm[0].is_control, seeds, *pairs))
+                judged = tuple(_judged(result, run.run_id) for run in pairs[1])
+                made.append(Pairing(block, arm, of_arm[0].is_control, seeds, *pairs, judged=judged))
     return tuple(made)
+
+
+def _judged(result: StudyResult, run_id: str) -> dict[str, Mapping[str, float]]:
+    return {part: preferences for (part, run), preferences in result.judged.items() if run == run_id}
 
 
 def missing_runs(result: StudyResult) -> tuple[Missing, ...]:

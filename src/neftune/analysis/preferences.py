@@ -73,8 +73,9 @@ def win_rates(pairing: Pairing, part: str, *, confidence: float) -> tuple[Rate, 
     Against the baseline the interval is of the rate minus 50; against the references, of the arm's rate minus the
     baseline's.
     """
-    names = pairing.metrics(part)
-    if "quality" not in names:
+    if pairing.is_judged(part):
+        return _judged(pairing, part, confidence=confidence)
+    if "quality" not in pairing.metrics(part):
         return ()
     both = (*pairing.baseline, *pairing.runs)
     examples = shared_examples(both, part, keep=_is_open(both))
@@ -123,11 +124,32 @@ def _contests(sides: tuple[tuple[_Side, _Side], ...]) -> tuple[tuple[Contest, ..
     return tuple(made), int((~complete).sum())
 
 
+def _judged(pairing: Pairing, part: str, *, confidence: float) -> tuple[Rate, ...]:
+    """Win rates against the baseline by a judge that was asked after the runs; a draw of 0 is one of 1.5."""
+    examples = shared_examples((*pairing.baseline, *pairing.runs), part)
+    preferences = np.array([[one[part].get(key, np.nan) for key in examples.ids] for one in pairing.judged])
+    preferences = np.where(preferences == 0, 1.5, preferences)
+    ours, theirs = (
+        answer_matrix(runs, examples, lambda answer: float(len(answer.text)))
+        for runs in (pairing.runs, pairing.baseline)
+    )
+    complete = np.isfinite(preferences + ours + theirs).all(axis=0)
+    if not complete.any():
+        return ()
+    contest = Contest(preferences[:, complete], (ours - theirs)[:, complete])
+    return _contest_rates(contest, int((~complete).sum()), confidence=confidence)
+
+
 def _against_baseline(ours: _Side, theirs: _Side, *, confidence: float) -> tuple[Rate, ...]:
     found = _contests(((ours, theirs),))
     if found is None:
         return ()
     (contest,), dropped = found
+    return _contest_rates(contest, dropped, confidence=confidence)
+
+
+def _contest_rates(contest: Contest, dropped: int, *, confidence: float) -> tuple[Rate, ...]:
+    """Raw and length-controlled win rate of one contest against the baseline."""
     raw = contest.raw() - EVEN
     parts, method = mean_components(raw)
     counts = (*raw.shape, dropped)

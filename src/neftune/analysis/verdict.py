@@ -27,7 +27,7 @@ from neftune.analysis.judging import (
 from neftune.analysis.metrics import NEEDS_JUDGE, meaning_of
 from neftune.analysis.pairing import Missing, missing_runs
 from neftune.analysis.reasons import named_arm, reasons_for, rule_in_words, verdict_sentence
-from neftune.config import Decision
+from neftune.config import LATER, Decision
 from neftune.errors import ConfigError
 from neftune.records import StudyResult
 
@@ -94,6 +94,9 @@ def decide(result: StudyResult, effects: Sequence[Effect]) -> Verdict:
     entrants = [arm for arm in arms if arm not in failed]
     if not entrants:
         return _incomplete(rule, excluded or ["the study has no noisy arm."])
+    if _is_to_be_judged(result, rule):
+        name = result.recipe.get("name", "NAME")
+        return _incomplete(rule, [f"not judged yet. Run `neftune judge --study {name} --model MODEL`."])
     require_effect(effects, part=CHOSEN_ON, metric=rule.choose_by)
     for metric in (rule.judge_by, *rule.harm_by):
         require_effect(effects, part=JUDGED_ON, metric=metric)
@@ -102,6 +105,12 @@ def decide(result: StudyResult, effects: Sequence[Effect]) -> Verdict:
     if not candidates:
         return _incomplete(rule, [f"no arm has {rule.choose_by} in every block on the {CHOSEN_ON} part.", *excluded])
     return _judge(result, effects, rule, candidates, excluded)
+
+
+def _is_to_be_judged(result: StudyResult, rule: Decision) -> bool:
+    """Whether the rule waits for a model that judges after the runs."""
+    judge = result.recipe.get("evaluate", {}).get("judge")
+    return judge == LATER and not result.judged and bool(NEEDS_JUDGE & {rule.choose_by, rule.judge_by, *rule.harm_by})
 
 
 def check_rule(rule: Decision, *, has_judge: bool = True) -> None:

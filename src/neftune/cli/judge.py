@@ -28,6 +28,8 @@ also .gz) or run folders. The judge is any OpenAI-compatible server: OpenAI, vLL
         the key is read from OPENAI_API_KEY; stops before 15 is spent
   neftune judge RUN_A RUN_B --model qwen --base-url http://127.0.0.1:8000/v1 --judge ranking
         two runs of a study head to head, by a server of your own
+  neftune judge --study my-study --model gpt-4-1106-preview --judge logprobs --dry-run
+        every arm of a study against the baseline of its seed; the study's report and verdict then rest on it
   neftune judge ... --key-variable MY_KEY --base-url https://example.org/v1
         another provider; the key from the environment variable MY_KEY
 
@@ -38,8 +40,13 @@ docs/judging.md."""
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The verb's own options."""
-    parser.add_argument("baseline", type=Path, metavar="A", help="outputs of the baseline: a file or a run folder")
-    parser.add_argument("compared", type=Path, metavar="B", help="outputs of the model, the same")
+    parser.add_argument(
+        "baseline", type=Path, metavar="A", nargs="?", help="outputs of the baseline: a file or a run folder"
+    )
+    parser.add_argument("compared", type=Path, metavar="B", nargs="?", help="outputs of the model, the same")
+    parser.add_argument(
+        "--study", metavar="NAME", help="instead of A and B: every run of a study against its baseline, seed by seed"
+    )
     parser.add_argument("--model", required=True, help="the judge's model, as its server calls it")
     parser.add_argument("--base-url", default="", metavar="URL", help="the server, up to /v1 (default: OpenAI's)")
     parser.add_argument(
@@ -85,11 +92,31 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, knobs: list[str]) -> int:
     """Plan, ask, write, print; returns the exit code."""
     from neftune.errors import ConfigError
+    from neftune.evaluation.preference.pairing import pair_outputs
+
+    if options.limit is not None and options.limit < 1:
+        raise ConfigError(f"--limit must be >= 1, got {options.limit}.")
+    if options.study:
+        from neftune.cli.judge_study import judge_study
+
+        return judge_study(options)
+    if options.baseline is None or options.compared is None:
+        raise ConfigError("judge needs two sets of outputs, A and B, or --study NAME. `neftune judge --help` explains.")
+    sides = [_outputs(path, options.part) for path in (options.baseline, options.compared)]
+    pairs = pair_outputs(*sides, seed=options.seed)[: options.limit]
+    asked = ask(options, pairs, sides)
+    return 0 if asked is None else _finish(options, *asked, sides)
+
+
+def ask(
+    options: argparse.Namespace, pairs: "tuple[Pair, ...]", sides: "list[Outputs]"
+) -> "tuple[Judging, Judged, Budget] | None":
+    """Show the plan and ask the judge about every pair; None for a dry run."""
+    from neftune.errors import ConfigError
     from neftune.evaluation.preference.client import ChatClient
     from neftune.evaluation.preference.cost import Budget
     from neftune.evaluation.preference.endpoint import OPENAI_URL, Endpoint
     from neftune.evaluation.preference.judging import judge_pairs, left_to_ask
-    from neftune.evaluation.preference.pairing import pair_outputs
     from neftune.evaluation.preference.verdicts import VerdictStore
 
     endpoint = Endpoint(
@@ -100,31 +127,22 @@ def run(options: argparse.Namespace, knobs: list[str]) -> int:
         timeout=options.timeout,
     )
     budget = Budget(options.price_prompt, options.price_completion, options.max_cost)
-    sides = [_outputs(path, options.part) for path in (options.baseline, options.compared)]
-    if options.limit is not None and options.limit < 1:
-        raise ConfigError(f"--limit must be >= 1, got {options.limit}.")
-    pairs = pair_outputs(*sides, seed=options.seed)[: options.limit]
     judging = _judging(options, pairs, options.server or endpoint.base_url)
     with VerdictStore(options.store or options.out / "judged" / "verdicts.sqlite") as store:
         spent, left = left_to_ask(judging, store)
         _show_plan(judging, sides, budget, spent, left)
         if options.dry_run:
             _show_first_prompt(judging)
-            return 0
+            return None
         if not budget.allows(spent + left):
             raise ConfigError(
                 f"judging must cost no more than --max-cost {options.max_cost:g}, got an estimate of up to "
                 f"{budget.cost(spent + left):.4g} in all. Raise the cap, or judge fewer prompts with --limit."
             )
         with _Progress(len(judging.requests), budget) as progress:
-            judged = judge_pairs(
-                judging,
-                ChatClient(endpoint, on_retry=progress.retry),
-                store,
-                budget=budget,
-                on_progress=progress.advance,
-            )
-    return _finish(options, judging, judged, sides, budget)
+            client = ChatClient(endpoint, on_retry=progress.retry)
+            judged = judge_pairs(judging, client, store, budget=budget, on_progress=progress.advance)
+    return judging, judged, budget
 
 
 def _outputs(path: Path, part: str) -> "Outputs":
@@ -207,7 +225,7 @@ def _show_first_prompt(judging: "Judging") -> None:
 
 
 def _finish(
-    options: argparse.Namespace, judging: "Judging", judged: "Judged", sides: "list[Outputs]", budget: "Budget"
+    options: argparse.Namespace, judging: "Judging", judged: "Judged", budget: "Budget", sides: "list[Outputs]"
 ) -> int:
     """Write the annotations, print the win rates, say what is missing."""
     from neftune.evaluation.annotations import read_annotations
@@ -215,8 +233,7 @@ def _finish(
     from neftune.study.store import write_json
 
     names = _names(options, sides)
-    template = judging.template.name
-    annotator = f"{options.judge}:{judging.settings.model}" + (f":{template}" if template else "")
+    annotator = annotator_name(options, judging)
     id_field = sides[0].id_field if sides[0].id_field == sides[1].id_field else None
     rows = [
         annotation(pair, names, annotator, verdict.fields(), id_field)
@@ -225,7 +242,6 @@ def _finish(
     ]
     path = options.annotations or _default_path(options, judging, names)
     counts = judged.counts()
-    missing = len(judged.verdicts) - len(rows)
     if rows:
         write_json(path, rows)
     if any(row["preference"] is not None for row in rows):
@@ -234,11 +250,23 @@ def _finish(
     _say(f"annotations of {len(rows)} of {len(judged.verdicts)} prompts: {path if rows else 'none written'}")
     for said in sorted({one.said for one in judged.verdicts if one.reason == "failed"})[:3]:
         _say(f"  failed: {said}")
+    return exit_code(judged, is_nothing_read=all(row["preference"] is None for row in rows))
+
+
+def annotator_name(options: argparse.Namespace, judging: "Judging") -> str:
+    """What annotations call the judge: way of asking, model, and the template where it is not our own."""
+    template = judging.template.name
+    return f"{options.judge}:{judging.settings.model}" + (f":{template}" if template else "")
+
+
+def exit_code(judged: "Judged", *, is_nothing_read: bool) -> int:
+    """Say what was not judged, and why."""
+    missing = sum(not one.is_final for one in judged.verdicts)
     if judged.stopped_by:
         _say(f"error: stopped: {judged.stopped_by}")
     elif missing:
         _say(f"error: {missing} prompts were not judged. The same command asks for them again.")
-    return 1 if missing or all(row["preference"] is None for row in rows) else 0
+    return 1 if missing or is_nothing_read else 0
 
 
 def _names(options: argparse.Namespace, sides: "list[Outputs]") -> tuple[str, str]:

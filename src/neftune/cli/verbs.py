@@ -32,7 +32,7 @@ def study(options: argparse.Namespace, knobs: list[str]) -> int:
     _say(f"study {recipe.name}: {recipe.question or 'does the noise help?'}  ({workers} at a time, {arms} seeds)")
     with Progress(store, workers) as progress:
         result = run_study(recipe, root=options.out, workers=workers, threads=options.threads, watch=progress)
-    _write_report(store, recipe.name, result)
+    write_study_report(store, recipe.name, result)
     _say_failures(result)
     return _exit_code(result)
 
@@ -161,7 +161,7 @@ def report(options: argparse.Namespace, knobs: list[str]) -> int:
     if not root.is_dir():
         raise ConfigError(f"report needs the folder of all runs, got {root}, which does not exist. Name it with --out.")
     store = Store(root)
-    _write_report(store, name, store.read_study(name))
+    write_study_report(store, name, store.read_study(name))
     return 0
 
 
@@ -186,12 +186,14 @@ def show(options: argparse.Namespace, knobs: list[str]) -> int:
     return 0
 
 
-def _write_report(store: Store, name: str, result: StudyResult) -> None:
+def write_study_report(store: Store, name: str, result: StudyResult) -> None:
+    """A study's page, its summary in the terminal and as JSON, with its variants and what a judge preferred."""
     from neftune.report.page import write_report
     from neftune.report.summary import summary_data, terminal_summary
+    from neftune.study.judged import with_judged
     from neftune.study.variants import with_variants
 
-    result = with_variants(result)
+    result = with_judged(with_variants(result), store.study_folder(name))
     folder = store.study_folder(name)
     write_json(folder / "summary.json", summary_data(result))
     path = write_report(result, folder / "report.html")

@@ -80,7 +80,7 @@ def evaluate_model(
         ModelError: The model or tokenizer cannot be used.
         UnknownNameError: No judge or variant has this name.
     """
-    judge = None if run.evaluate.judge is None else judges[run.evaluate.judge](run.data)
+    judge = None if run.evaluate.rule_judge is None else judges[run.evaluate.rule_judge](run.data)
     template = resolve_template(run.data.template, tokenizer)
     plain = [_plain(data, part, tokenizer, run, template) for part in run.evaluate.parts]
     ends = response_ends(itertools.chain.from_iterable(one.references or () for one in plain), tokenizer)

@@ -42,8 +42,8 @@ def benchmarks_table(evidence: Evidence) -> Table | None:
     confidence = f"{100 * effects[0].equivalence.confidence:g}%"
     notes = (
         f"{evidence.confidence} intervals for new seeds and questions (of one seed: questions alone). With "
-        f"{confidence} confidence the difference lies within the equivalence bound: a bound that is small enough for you says that "
-        "facts survived; an interval that crosses zero says nothing by itself.",
+        f"{confidence} confidence the difference lies within the equivalence bound: a bound that is small enough for "
+        "you says that facts survived; an interval that crosses zero says nothing by itself.",
     )
     return Table("benchmarks", "Benchmarks, each arm minus the baseline on the same questions", COLUMNS, groups, notes)
 

@@ -36,11 +36,17 @@ def wins_table(evidence: Evidence) -> Table | None:
         tuple(group for group in groups if group.rows),
         (
             f"{evidence.confidence} intervals for new seeds and prompts, {WIN_NOTE}",
+            *_judge_note(evidence),
             "Against the references, the small line is the difference from the baseline's rate. A raw win rate that "
             "length control takes away was won by being longer.",
         ),
     )
     return None if table.is_empty else table
+
+
+def _judge_note(evidence: Evidence) -> Iterable[str]:
+    if evidence.overview.result.judged_by:
+        yield f"Against the baseline, the judge is {evidence.overview.result.judged_by}, asked after the runs."
 
 
 def _against_baseline(evidence: Evidence, block: str) -> Iterable[tuple[Cell, ...]]:

@@ -31,8 +31,8 @@ def check_run(config: RunConfig) -> None:
         formats[config.data.format]
     if config.data.template != "auto":
         templates[config.data.template]
-    if config.evaluate.judge:
-        judges[config.evaluate.judge](config.data)
+    if config.evaluate.rule_judge:
+        judges[config.evaluate.rule_judge](config.data)
     if not {"heldout", "test"} <= set(config.evaluate.parts):
         raise ConfigError(
             "evaluate.parts must have heldout (choices are made on it) and test (judged on), "

@@ -1,12 +1,11 @@
 """A run's data: the parts of its source, or with a prompt file as the test part."""
 
 import functools
-from collections import Counter
 from pathlib import Path
 
 from neftune.config import DataConfig
 from neftune.errors import ConfigError, DataError
-from neftune.records import DataSet, Example, Turn, content_hash
+from neftune.records import PARTS, DataSet, Example, Part, Turn, content_hash
 
 
 def load_run_data(config: DataConfig) -> DataSet:
@@ -38,14 +37,17 @@ def _with_prompts(data: DataSet, settings: DataConfig, path: Path) -> DataSet:
         raise ConfigError(f"data.test_prompts is for data from files, got {path} with the microworld. Leave it out.")
     prompts = prompt_examples(path)
     asked = {prompt_key(one) for one in prompts}
-    parts = {part: tuple(one for one in data.parts[part] if prompt_key(one) not in asked) for part in data.parts}
-    dropped = Counter({part: len(data.parts[part]) - len(parts[part]) for part in ("train", "heldout")})
-    for part in ("train", "heldout"):
+    parts: dict[Part, tuple[Example, ...]] = {
+        part: tuple(one for one in data.parts[part] if prompt_key(one) not in asked) for part in PARTS
+    }
+    kept: tuple[Part, ...] = ("train", "heldout")
+    dropped = sum(len(data.parts[part]) - len(parts[part]) for part in kept)
+    for part in kept:
         if not parts[part]:
             raise DataError(f"the {part} part must have examples that {path} does not ask, got none. Give more data.")
     parts["test"] = prompts
     ids = {part: [one.id for one in examples] for part, examples in parts.items()}
-    counts = {**data.counts, "shared_with_test_prompts_dropped": dropped.total()}
+    counts = {**data.counts, "shared_with_test_prompts_dropped": dropped}
     return DataSet(parts, content_hash(ids), counts)
 
 

@@ -96,7 +96,7 @@ def _cut_answers(variant: Variant, ours: list[Answer], theirs: Mapping[str, str]
 
 def _rescored(record: RunRecord, config: RunConfig, answers: tuple[Answer, ...]) -> Scores:
     """Scores of cut answers; their tokens are not counted again."""
-    judge = judges[config.evaluate.judge](config.data) if config.evaluate.judge else None
+    judge = judges[config.evaluate.rule_judge](config.data) if config.evaluate.rule_judge else None
     examples = [
         Example(
             one.example_id,
