@@ -45,6 +45,7 @@ VERBS: dict[str, str] = {"list": "show"}
 """Verbs whose function has another name."""
 
 OWN_MODULES: dict[str, str] = {
+    "benchmark": "neftune.cli.benchmark",
     "judge": "neftune.cli.judge",
     "lm-eval": "neftune.cli.lm_eval",
     "winrate": "neftune.cli.winrate",

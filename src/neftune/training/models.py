@@ -80,6 +80,27 @@ def load_model(model: ModelConfig, data: DataConfig, *, seed: int) -> LoadedMode
     return LoadedModel(network.eval(), tokenizer, path)
 
 
+def with_adapters(loaded: LoadedModel, folder: Path) -> LoadedModel:
+    """The model with trained PEFT adapters on it.
+
+    Args:
+        loaded: The base; its modules are changed.
+        folder: Holds adapter_config.json and the adapters' weights.
+
+    Raises:
+        ModelError: The folder holds no adapters, or those of another model.
+    """
+    import peft
+
+    if not (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"adapters must be a folder with adapter_config.json, got {folder}. Name the folder that PEFT saved."
+        )
+    with quiet_transformers(), _clear_errors(str(folder), "adapter"), _peft_warnings_off():
+        network: Any = peft.PeftModel.from_pretrained(cast(Any, loaded.model), str(folder))
+    return LoadedModel(network.eval(), loaded.tokenizer, loaded.path)
+
+
 def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", model: "PreTrainedModel", *, max_length: int) -> None:
     """Refuses a tokenizer that cannot train this model; gives it a padding token where it has none.
 
@@ -179,10 +200,7 @@ def _add_adapters(network: "PreTrainedModel", config: LoraConfig) -> "PeftModel"
         task_type="CAUSAL_LM",
     )
     try:
-        with warnings.catch_warnings():
-            # PEFT asks transformers for a renamed attribute, and sets by itself what it warns of here.
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.* is deprecated")
-            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
+        with _peft_warnings_off():
             adapted = peft.get_peft_model(network, settings)
     except ValueError as error:
         raise ModelError(
@@ -195,6 +213,15 @@ def _add_adapters(network: "PreTrainedModel", config: LoraConfig) -> "PeftModel"
             f'got {config.target_modules!r}. Use "all-linear".'
         )
     return adapted  # pyright: ignore[reportReturnType]
+
+
+@contextlib.contextmanager
+def _peft_warnings_off() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # PEFT asks transformers for a renamed attribute, and sets by itself what it warns of here.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.* is deprecated")
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
+        yield
 
 
 @contextlib.contextmanager

@@ -53,12 +53,18 @@ def ours(model: LlamaForCausalLM, data: Path) -> dict[str, Benchmark]:
 
 def lm_evals_own(model: Any, names: Sequence[str], folder: Path, limit: int | None) -> dict[str, Any]:
     """One call of lm-eval's simple_evaluate for everything at once."""
-    from lm_eval.evaluator import simple_evaluate
+    import lm_eval.evaluator
+    import lm_eval.tasks
     from lm_eval.models.huggingface import HFLM
 
     loaded = load_tasks(names, TaskOptions(data=folder))
     lm = HFLM(pretrained=model, tokenizer=byte_level(), batch_size=3)
-    found = simple_evaluate(lm, tasks=[task.built for task in loaded], limit=limit, log_samples=True)
+    with pytest.MonkeyPatch.context() as patch:
+        # It asks pip, conda and the drivers for their versions, which takes ten seconds.
+        patch.setattr(lm_eval.evaluator, "add_env_info", lambda results: None)
+        tasks = [task.built for task in loaded]
+        none = lm_eval.tasks.TaskManager(include_defaults=False)
+        found = lm_eval.evaluator.simple_evaluate(lm, tasks=tasks, limit=limit, task_manager=none)
     assert found is not None
     return found
 
@@ -66,6 +72,15 @@ def lm_evals_own(model: Any, names: Sequence[str], folder: Path, limit: int | No
 @pytest.fixture(scope="module")
 def theirs(model: LlamaForCausalLM, data: Path) -> dict[str, Any]:
     return lm_evals_own(model, NAMES, data, 2)
+
+
+def test_both_backends_say_the_same(model: LlamaForCausalLM, data: Path, ours: dict[str, Benchmark]) -> None:
+    options = RunOptions(limit=2, backend="hf", batch_size=3)
+    plainly = run_benchmarks(model, byte_level(), NAMES, tasks=TaskOptions(data=data), options=options)
+    for name, one in plainly.items():
+        assert one.scores.example_ids == ours[name].scores.example_ids
+        for metric, values in one.scores.values.items():
+            assert values == pytest.approx(ours[name].scores.values[metric], abs=1e-4), (name, metric)
 
 
 def test_aggregates_equal_lm_evals(ours: dict[str, Benchmark], theirs: dict[str, Any]) -> None:
@@ -199,12 +214,12 @@ def test_finished_tasks_are_kept_for_the_same_model_only(data: Path, tmp_path: P
     model = tiny_llama()
     with pytest.raises(RuntimeError, match="killed"):
         run_benchmarks(model, byte_level(), ["mmlu"], tasks=tasks, options=options, on_progress=stop)
-    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "kept").iterdir()}
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "kept").glob("*.json")}
     assert len(kept) in (19, 20)
     went_on = run_benchmarks(model, byte_level(), ["mmlu"], tasks=tasks, options=options)
     fresh = run_benchmarks(model, byte_level(), ["mmlu"], tasks=tasks, options=RunOptions(limit=1))
     assert went_on == fresh
-    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "kept").iterdir()}
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "kept").glob("*.json")}
     assert len(after) == 57
     assert {name: after[name] for name in kept} == kept
 
@@ -212,7 +227,36 @@ def test_finished_tasks_are_kept_for_the_same_model_only(data: Path, tmp_path: P
         model.model.layers[0].mlp.up_proj.weight[0, 0] += 0.01
     other = run_benchmarks(model, byte_level(), ["mmlu"], tasks=tasks, options=options)
     assert other["mmlu"].scores != fresh["mmlu"].scores
-    assert len(list((tmp_path / "kept").iterdir())) == 2 * 57
+    assert len(list((tmp_path / "kept").glob("*.json"))) == 2 * 57
+
+
+def test_a_kill_inside_a_task_loses_no_log_likelihood(data: Path, tmp_path: Path) -> None:
+    tasks, options = TaskOptions(data=data), RunOptions(cache=tmp_path)
+
+    def stop(done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    forwards: list[int] = []
+    model = tiny_llama()
+    model.model.register_forward_hook(lambda *_: forwards.append(1))
+    with pytest.raises(KeyboardInterrupt):
+        run_benchmarks(model, byte_level(), ["arc_challenge"], tasks=tasks, options=options, on_progress=stop)
+    assert not list(tmp_path.glob("*.json"))
+    before = len(forwards)
+    went_on = run_benchmarks(model, byte_level(), ["arc_challenge"], tasks=tasks, options=options)
+    took = len(forwards) - before
+    fresh = run_benchmarks(model, byte_level(), ["arc_challenge"], tasks=tasks)
+    assert took < len(forwards) - before - took
+    assert fresh["arc_challenge"].scores.values["choice"] == went_on["arc_challenge"].scores.values["choice"]
+
+
+def test_a_model_that_cannot_share_says_so(data: Path) -> None:
+    model = tiny_llama()
+    model.set_attn_implementation("eager")
+    model.config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    found = run_benchmarks(model, byte_level(), ["truthfulqa_mc2"], tasks=TaskOptions(data=data))["truthfulqa_mc2"]
+    assert any(note.startswith("scored by lm-eval's plain backend, because ") for note in found.notes), found.notes
 
 
 @pytest.mark.parametrize("wrong", [{"limit": 0}, {"batch_size": 0}, {"backend": "vllm"}])

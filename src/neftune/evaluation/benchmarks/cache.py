@@ -10,15 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from neftune.errors import ConfigError
 from neftune.evaluation.benchmarks.results import LeafResult
+from neftune.evaluation.scoring.answers import fingerprint
 from neftune.records import content_hash
-
-_SAMPLED = 4096
-"""Numbers of each weight that its fingerprint reads, beside its sum."""
 
 
 class LeafCache:
@@ -70,19 +65,6 @@ class LeafCache:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump(asdict(result), file)
         Path(name).replace(self.folder / f"{key}.json")
-
-
-def fingerprint(model: Any) -> str:
-    """A hash that differs between models whose weights differ: name, shape, sum and a sample of every weight."""
-    digest = hashlib.sha256()
-    with torch.no_grad():
-        for name, weight in model.state_dict().items():
-            flat = weight.detach().reshape(-1)
-            some = flat[:: max(flat.numel() // _SAMPLED, 1)].double().cpu().numpy()
-            total = float(flat.sum(dtype=torch.float64).item()) if flat.numel() else 0.0
-            digest.update(f"{name} {tuple(weight.shape)} {weight.dtype} {total!r}".encode())
-            digest.update(np.ascontiguousarray(some).tobytes())
-    return digest.hexdigest()
 
 
 def _tokenizer_fingerprint(tokenizer: Any) -> str:

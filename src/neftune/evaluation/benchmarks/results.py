@@ -47,6 +47,23 @@ class Benchmark:
     notes: tuple[str, ...] = ()
     texts: Mapping[str, str] = field(default_factory=dict[str, str])
 
+    @property
+    def headline(self) -> tuple[float, float]:
+        """The benchmark's metric and its standard error over examples: lm-eval's where it aggregates them."""
+        metric = next((old for (task, old), new in _RENAMED.items() if (task, new) == (self.name, self.metric)), "")
+        key = metric or self.metric
+        name, _, kind = key.partition(",")
+        found = self.aggregates.get(self.name, {})
+        value = found.get(f"{name},{kind or 'none'}")
+        error = found.get(f"{name}_stderr,{kind or 'none'}")
+        values = np.array(self.scores.values[self.metric])
+        values = values[np.isfinite(values)]
+        spread = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+        return (
+            float(value) if isinstance(value, int | float) else float(values.mean()),
+            float(error) if isinstance(error, int | float) else spread,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class LeafResult:

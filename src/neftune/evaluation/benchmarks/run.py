@@ -8,16 +8,12 @@ from typing import Any
 
 from neftune.errors import ConfigError
 from neftune.evaluation.benchmarks.cache import LeafCache
-from neftune.evaluation.benchmarks.lm import SEED, RequestCounter, evaluation_state, hf_backend
+from neftune.evaluation.benchmarks.lm import SEED, RequestCounter, evaluation_state, hf_backend, sharing_backend
 from neftune.evaluation.benchmarks.results import Benchmark, LeafResult, joined, leaf_result, plain
 from neftune.evaluation.benchmarks.tasks import LoadedTask, TaskOptions, load_tasks
 
-Backend = Callable[[Any, Any, int], Any]
-
-BACKENDS: dict[str, Backend] = {
-    "hf": lambda model, tokenizer, batch_size: hf_backend(model, tokenizer, batch_size=batch_size),
-}
-"""lm-eval LMs around a model and tokenizer in memory, by name."""
+BACKENDS = ("neftune", "hf")
+"""What scores: this package's, which runs shared prefixes once, or lm-eval's own; the numbers are the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +23,14 @@ class RunOptions:
     Attributes:
         limit: Examples per task, the first ones (per subject of MMLU); None takes all.
         batch_size: Sequences per forward pass.
-        backend: Name in `BACKENDS`.
-        cache: Folder where finished tasks are kept, for a run that is started again; None keeps nothing.
+        backend: One of `BACKENDS`.
+        cache: Folder where finished tasks (and the log-likelihoods of the one that runs, by "neftune") are kept, for
+            a run that is started again; None keeps nothing.
     """
 
     limit: int | None = None
     batch_size: int = 8
-    backend: str = "hf"
+    backend: str = "neftune"
     cache: Path | None = None
 
     def __post_init__(self) -> None:
@@ -76,8 +73,8 @@ def run_benchmarks(
     options = options or RunOptions()
     with evaluation_state(model):
         loaded = load_tasks(names, tasks)
-        backend = BACKENDS[options.backend](model, tokenizer, options.batch_size)
         cache = LeafCache(options.cache, model, tokenizer, options.backend)
+        backend = _backend(model, tokenizer, options)
         progress = _Progress(loaded, options.limit, on_progress)
         done: dict[str, dict[str, LeafResult]] = {}
         for task in loaded:
@@ -85,7 +82,16 @@ def run_benchmarks(
                 name: _run_leaf(backend, leaf, options.limit, cache=cache, progress=progress)
                 for name, leaf in task.leaves.items()
             }
-        return {task.name: _benchmark(task, done[task.name]) for task in loaded}
+        plain = getattr(backend, "why_plain", None)
+        notes = () if plain is None else (f"scored by lm-eval's plain backend, because {plain}",)
+        return {task.name: _benchmark(task, done[task.name], notes) for task in loaded}
+
+
+def _backend(model: Any, tokenizer: Any, options: RunOptions) -> Any:
+    if options.backend == "hf":
+        return hf_backend(model, tokenizer, batch_size=options.batch_size)
+    kept = None if options.cache is None else options.cache / "log-likelihoods.sqlite"
+    return sharing_backend(model, tokenizer, batch_size=options.batch_size, score_cache=kept)
 
 
 class _Progress:
@@ -135,13 +141,13 @@ def _run_leaf(backend: Any, leaf: Any, limit: int | None, *, cache: LeafCache, p
     return kept
 
 
-def _benchmark(task: LoadedTask, leaves: Mapping[str, LeafResult]) -> Benchmark:
+def _benchmark(task: LoadedTask, leaves: Mapping[str, LeafResult], more_notes: tuple[str, ...]) -> Benchmark:
     metrics: dict[str, Any] = {name: dict(leaf.aggregates) for name, leaf in leaves.items()}
     if hasattr(task.built, "get_all_groups"):
         for group in [*reversed(task.built.get_all_groups()), task.built]:
             metrics[group.name] = plain(group.aggregate(metrics))
     shots = {int(leaf.config.num_fewshot) for leaf in task.leaves.values()}
-    notes = list(task.notes)
+    notes = [*task.notes, *more_notes]
     truncated = sum(leaf.counts["truncated_requests"] for leaf in leaves.values())
     if truncated:
         total = sum(leaf.counts["requests"] for leaf in leaves.values())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from neftune.errors import ConfigError, DataError, MissingExtraError, UnknownNameError
+from neftune.evaluation.benchmarks.definitions import read_definition
 from neftune.evaluation.benchmarks.sources import LocalSource, SplitRows, read_split, source_of, wanted
 
 LEADERBOARD: Mapping[str, int] = {"arc_challenge": 25, "hellaswag": 10, "mmlu": 5, "truthfulqa_mc2": 0}
@@ -205,9 +206,8 @@ def _shots(name: str, leaf: str, options: TaskOptions) -> int | None:
 def _prepared(entry: Any, shots: int | None, folder: Path | None, reader: Any) -> tuple[Any, list[SplitRows]]:
     """An index entry of the same definition with shots and local data set, and what was read."""
     from lm_eval.tasks._index import Entry
-    from lm_eval.tasks._yaml_loader import load_yaml
 
-    definition = load_yaml(entry.yaml_path, resolve_func=True)
+    definition = read_definition(entry.name, entry.yaml_path)
     if "class" in definition:
         if folder is not None or shots is not None:
             raise ConfigError(f"{entry.name} is written in Python: its data and shots cannot be set. Leave both out.")

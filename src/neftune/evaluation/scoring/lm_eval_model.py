@@ -73,6 +73,11 @@ class SharingLM(_HFLM):
         """Whether prefixes are shared; otherwise lm-eval's own code scores."""
         return self._obstacle is None
 
+    @property
+    def why_plain(self) -> str | None:
+        """Why lm-eval's own code scores this model; None where prefixes are shared."""
+        return self._obstacle
+
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, *arguments: Any, **others: Any) -> Any:
         """As `hf`; a context that several requests have is encoded once."""
         encode = partial(super().tok_encode, string, add_special_tokens, *arguments, **others)
