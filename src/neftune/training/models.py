@@ -96,7 +96,7 @@ def with_adapters(loaded: LoadedModel, folder: Path) -> LoadedModel:
         raise ModelError(
             f"adapters must be a folder with adapter_config.json, got {folder}. Name the folder that PEFT saved."
         )
-    with quiet_transformers(), _clear_errors(str(folder), "adapter"), _peft_warnings_off():
+    with quiet_transformers(), _clear_errors(str(folder), "set of adapters"), _peft_warnings_off():
         network: Any = peft.PeftModel.from_pretrained(cast(Any, loaded.model), str(folder))
     return LoadedModel(network.eval(), loaded.tokenizer, loaded.path)
 

@@ -9,6 +9,7 @@ import pytest
 from nltk.tokenize.punkt import PunktTrainer, save_punkt_params
 
 from neftune.errors import DataError, MissingExtraError, ModelError
+from neftune.evaluation.benchmarks.lm import evaluation_state
 from neftune.evaluation.benchmarks.run import RunOptions, run_benchmarks
 from neftune.evaluation.benchmarks.tasks import TaskOptions, load_tasks
 from tests.evaluation.benchmarks.published_rows import write_lines
@@ -105,6 +106,14 @@ def test_what_is_missing_is_named_and_nothing_is_fetched(tmp_path: Path, monkeyp
     monkeypatch.setitem(sys.modules, "langdetect", None)
     with pytest.raises(MissingExtraError, match=r"ifeval needs langdetect: pip install 'neftune\[ifeval\]'"):
         load_tasks(["ifeval"], tasks)
+
+
+def test_the_language_of_a_text_is_the_same_every_time() -> None:
+    from langdetect import DetectorFactory, detect_langs
+
+    with evaluation_state(tiny_llama()):
+        assert len({str(detect_langs("no si da me la hotel taxi")) for _ in range(10)}) == 1
+    assert DetectorFactory.seed is None
 
 
 @pytest.mark.usefixtures("punkt")

@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import neftune
 from neftune.errors import ConfigError, ModelError
+from neftune.evaluation.benchmarks.lm import quiet
 from neftune.evaluation.benchmarks.results import Benchmark, plain
 from neftune.evaluation.benchmarks.run import RunOptions, run_benchmarks
 from neftune.evaluation.benchmarks.tasks import TaskOptions, load_tasks
@@ -199,6 +200,21 @@ def test_a_context_too_short_is_counted(data: Path) -> None:
     assert found.notes[-1] == "16 of 16 requests were longer than the model's context and lost their beginning"
     with pytest.raises(ModelError, match=r"room for the longest answer \(\d+ tokens\), got a context of 4 tokens"):
         run_benchmarks(tiny_llama(max_length=4), byte_level(), ["arc_challenge"], tasks=options)
+
+
+def test_one_token_too_many_is_counted(data: Path) -> None:
+    (task,) = load_tasks(["truthfulqa_mc2"], TaskOptions(data=data))
+    with quiet():
+        task.leaves["truthfulqa_mc2"].build_all_requests()
+    requests = [request.args for request in task.leaves["truthfulqa_mc2"].instances]
+    lengths = sorted(len(byte_level().encode(context + answer)) for context, answer in requests)
+    # The last token is never fed, so a request of max_length + 1 tokens is whole.
+    for max_length in (lengths[-1] - 1, lengths[-1] - 2):
+        names, tasks = ["truthfulqa_mc2"], TaskOptions(data=data)
+        found = run_benchmarks(tiny_llama(max_length=max_length), byte_level(), names, tasks=tasks)["truthfulqa_mc2"]
+        expected = sum(length > max_length + 1 for length in lengths)
+        assert found.counts["truncated_requests"] == expected
+        assert (expected > 0) == (max_length == lengths[-1] - 2)
 
 
 def test_finished_tasks_are_kept_for_the_same_model_only(data: Path, tmp_path: Path) -> None:

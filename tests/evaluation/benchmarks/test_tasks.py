@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
 from neftune.errors import ConfigError, DataError, UnknownNameError
 from neftune.evaluation.benchmarks.lm import quiet
@@ -119,6 +120,24 @@ def test_prompts_read_as_published(published: Path) -> None:
     assert context.startswith("Q: What is human life expectancy in the United States?\nA: Human life expectancy")
     assert context.endswith("Barcelona, Spain.\n\nQ: What if 0?\nA:")
     assert choice == " It depends."
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_hubs_own_files_give_the_same_prompts(case: str, published: Path, tmp_path: Path) -> None:
+    name, splits, shots = CASES[case]
+    folder = {
+        "arc_challenge": "ARC-Challenge",
+        "hellaswag": "hellaswag/data",
+        "mmlu": "all",
+        "truthfulqa_mc2": "multiple_choice",
+    }[case]
+    (tmp_path / folder).mkdir(parents=True)
+    for split, rows in splits().items():
+        Dataset.from_list(rows).to_parquet(tmp_path / folder / f"{split}-00000-of-00001.parquet")
+    given = {name: shots} if name not in LEADERBOARD else {}
+    (ours,) = load_tasks([name], TaskOptions(data=published, shots=given))
+    (hubs,) = load_tasks([name], TaskOptions(data=tmp_path, shots=given))
+    assert prompts(ours.leaves[name]) == prompts(hubs.leaves[name])
 
 
 def test_a_subject_without_rows(published: Path) -> None:

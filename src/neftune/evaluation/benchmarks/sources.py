@@ -66,9 +66,9 @@ SOURCES: dict[tuple[str, str | None], LocalSource] = {
     ),
     ("cais/mmlu", None): LocalSource(
         {
-            "dev": ("mmlu_dev.jsonl*", "dev/*_dev.csv*", "*mmlu*/all/dev-*.parquet"),
-            "validation": ("mmlu_val.jsonl*", "val/*_val.csv*", "*mmlu*/all/validation-*.parquet"),
-            "test": ("mmlu_test.jsonl*", "test/*_test.csv*", "*mmlu*/all/test-*.parquet"),
+            "dev": ("mmlu_dev.jsonl*", "dev/*_dev.csv*", "all/dev-*.parquet"),
+            "validation": ("mmlu_val.jsonl*", "val/*_val.csv*", "all/validation-*.parquet"),
+            "test": ("mmlu_test.jsonl*", "test/*_test.csv*", "all/test-*.parquet"),
         },
         mmlu_row,
         {"dev": 285, "validation": 1531, "test": 14042},
@@ -77,7 +77,7 @@ SOURCES: dict[tuple[str, str | None], LocalSource] = {
         {
             "validation": (
                 *("mc_task.json*", "truthfulqa_mc_v1.jsonl*", "truthfulqa_mc.jsonl*"),
-                "*truthful*/multiple_choice/validation-*.parquet",
+                "multiple_choice/validation-*.parquet",
             )
         },
         truthfulqa_row,
