@@ -46,6 +46,7 @@ VERBS: dict[str, str] = {"list": "show"}
 
 OWN_MODULES: dict[str, str] = {
     "benchmark": "neftune.cli.benchmark",
+    "generate": "neftune.cli.generate",
     "judge": "neftune.cli.judge",
     "lm-eval": "neftune.cli.lm_eval",
     "winrate": "neftune.cli.winrate",
