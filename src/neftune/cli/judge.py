@@ -266,6 +266,10 @@ def exit_code(judged: "Judged", *, is_nothing_read: bool) -> int:
         _say(f"error: stopped: {judged.stopped_by}")
     elif missing:
         _say(f"error: {missing} prompts were not judged. The same command asks for them again.")
+    elif is_nothing_read:
+        _say(
+            "error: no reply could be read as a verdict. See raw_completion in the annotations, and try another judge."
+        )
     return 1 if missing or is_nothing_read else 0
 
 

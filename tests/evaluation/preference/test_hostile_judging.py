@@ -87,7 +87,10 @@ def test_all_805_are_judged_under_every_fault_and_none_is_asked_for_again(
         asked = len(server.asked)
         rows = annotations(tmp_path)
         assert len(rows) == 805
-        assert len({digest(body) for body in server.asked}) == len(server.answered) == 805 - 21 == len(stored(tmp_path))
+        # A loaded machine may answer after the deadline, so count prompts and not answers.
+        asked_about = {digest(body) for body in server.asked}
+        assert asked_about == {digest(body) for body in server.answered}
+        assert len(asked_about) == len(stored(tmp_path)) == 805 - 21
         check_verdicts(rows, server.asked)
         shown = capsys.readouterr()
         assert main(command(sides, server.url, tmp_path, *more)) == 0
