@@ -126,3 +126,26 @@ def test_chunked_refits_equal_refits_at_once(monkeypatch):
     at_once = contest.length_controlled(weights)
     monkeypatch.setattr("neftune.analysis.preferences._CHUNK_CELLS", 60 * 7)
     np.testing.assert_allclose(contest.length_controlled(weights), at_once)
+
+
+def test_answers_that_are_all_longer_have_no_length_controlled_rate():
+    """No fit can say what equal length would give where it was never seen."""
+    result = make_study(blocks=("",), arms=("nsr=0.6",), control=False)
+    longer = {run.run_id for run in result.planned if run.arm == "nsr=0.6"}
+    records = {
+        run_id: replace(
+            record,
+            answers={
+                part: tuple(replace(one, text=f"{one.text} {'and more ' * 99}") for one in answers)
+                for part, answers in record.answers.items()
+            },
+        )
+        if run_id in longer
+        else record
+        for run_id, record in result.records.items()
+    }
+    (pairing,) = pairings(replace(result, records=records))
+    metrics = {rate.metric for rate in win_rates(pairing, "test", confidence=0.95)}
+    assert metrics == {"win_rate", "win_rate_vs_reference"}
+    (plain,) = pairings(result)
+    assert "lc_win_rate" in {rate.metric for rate in win_rates(plain, "test", confidence=0.95)}

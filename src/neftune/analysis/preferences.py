@@ -40,6 +40,11 @@ class Contest:
     preferences: FloatArray
     extra_lengths: FloatArray
 
+    @property
+    def never_equal(self) -> bool:
+        """Whether our answers are all longer, or all shorter: equal length was never seen, so no fit can say it."""
+        return bool((self.extra_lengths > 0).all() or (self.extra_lengths < 0).all())
+
     def raw(self) -> FloatArray:
         """(S, E) wins in percent."""
         return 100 * (self.preferences - 1)
@@ -155,8 +160,12 @@ def _contest_rates(contest: Contest, dropped: int, *, confidence: float) -> tupl
     counts = (*raw.shape, dropped)
     interval = interval_from(float(raw.mean()), parts, confidence=confidence, counts=counts, method=method)
     rates = [_rate("win_rate", EVEN, interval, bound=EVEN)]
-    controlled = _jackknifed(
-        lambda weights: contest.length_controlled(weights) - EVEN, counts=counts, confidence=confidence
+    controlled = (
+        None
+        if contest.never_equal
+        else _jackknifed(
+            lambda weights: contest.length_controlled(weights) - EVEN, counts=counts, confidence=confidence
+        )
     )
     if controlled is not None:
         rates.append(_rate("lc_win_rate", EVEN, controlled, bound=EVEN))
@@ -173,10 +182,14 @@ def _against_reference(ours: _Side, theirs: _Side, reference: _Side, *, confiden
     counts = (*raw.shape, dropped)
     interval = interval_from(float(raw.mean()), parts, confidence=confidence, counts=counts, method=method)
     rates = [_rate("win_rate_vs_reference", float(baseline.raw().mean()), interval)]
-    controlled = _jackknifed(
-        lambda weights: arm.length_controlled(weights) - baseline.length_controlled(weights),
-        counts=counts,
-        confidence=confidence,
+    controlled = (
+        None
+        if arm.never_equal or baseline.never_equal
+        else _jackknifed(
+            lambda weights: arm.length_controlled(weights) - baseline.length_controlled(weights),
+            counts=counts,
+            confidence=confidence,
+        )
     )
     if controlled is not None:
         everything = np.ones((1, *raw.shape))

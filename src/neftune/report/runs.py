@@ -92,8 +92,9 @@ def win_rates_against_references(record: RunRecord, part: str = "test") -> dict[
     except DataError:
         return {}
     extra = np.array([[len(answer.text) - len(answer.reference) for *_, answer in rows]], dtype=float)
-    controlled = length_controlled_fits(np.array([preferences]), extra)
-    return {"win_rate_vs_reference": raw, "lc_win_rate_vs_reference": float(controlled[0])}
+    one_sided = bool((extra > 0).all() or (extra < 0).all())
+    controlled = math.nan if one_sided else float(length_controlled_fits(np.array([preferences]), extra)[0])
+    return {"win_rate_vs_reference": raw, "lc_win_rate_vs_reference": controlled}
 
 
 def compared_answers(record: RunRecord, part: str = "test") -> list[Answer]:

@@ -89,7 +89,7 @@ def _effect(evidence: Evidence, block: str, arm: Arm, name: str) -> Effect | Non
 def _rate(effect: Effect | None) -> Cell:
     """The rate itself with its interval: the effect's interval, moved from the difference to the rate."""
     if effect is None:
-        return Cell(numbers.MISSING, note="length and arm cannot be told apart")
+        return Cell(numbers.MISSING, note="equal length was not seen")
     ends = effect.baseline_mean + effect.low, effect.baseline_mean + effect.high
     better = effect.low > 0, effect.high < 0
     return Cell(
