@@ -190,7 +190,9 @@ def test_an_adapter_answers_otherwise_than_its_base(checkpoint: Path, prompts: P
     model.save_pretrained(tmp_path / "lora")
     assert main(options(checkpoint, prompts, tmp_path / "base.json")) == 0
     assert main(options(checkpoint, prompts, tmp_path / "lora.json", "--adapter", str(tmp_path / "lora"))) == 0
-    assert read(tmp_path / "base.json") != read(tmp_path / "lora.json")
+    base, lora = read(tmp_path / "base.json"), read(tmp_path / "lora.json")
+    assert [row["output"] for row in base] != [row["output"] for row in lora]
+    assert (base[0]["generator"], lora[0]["generator"]) == ("small", "small+lora")
     assert main(options(checkpoint, prompts, tmp_path / "none.json", "--adapter", str(tmp_path))) == 2
 
 

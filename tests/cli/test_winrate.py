@@ -66,6 +66,10 @@ def test_wrong_input_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixtur
     (tmp_path / "a.jsonl").write_text('{"preference": 4, "generator_2": "ours"}')
     assert main(["winrate", str(tmp_path / "a.jsonl")]) == 2
     assert "got 4" in capsys.readouterr().err
+    (tmp_path / "b.jsonl").write_text('{"preference": 2, "generator_2": "ours"}')
+    for tolerance in ("-0.1", "nan", "1.5"):
+        assert main(["winrate", str(tmp_path / "b.jsonl"), "--tolerance", tolerance]) == 2
+        assert "must be from 0 to 1" in capsys.readouterr().err
     (tmp_path / "w.csv").write_text(
         ",np.tanh(std_delta_len),instruction_difficulty,not_gamed_baseline.astype(float)\nm,1,2,3\n"
     )

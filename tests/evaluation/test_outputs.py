@@ -90,6 +90,14 @@ def test_prompts_that_cannot_be_told_apart(tmp_path: Path, rows: list[dict[str, 
         read_outputs(write(tmp_path / "a.jsonl", rows))
 
 
+def test_the_field_that_every_row_has_holds_the_ids(tmp_path: Path):
+    rows = [row(1, id="2", idx=1), row(2, idx=2)]
+    found = read_outputs(write(tmp_path / "a.jsonl", rows))
+    assert (found.id_field, [one.id for one in found.rows]) == ("idx", ["1", "2"])
+    with pytest.raises(DataError, match="id in some rows and idx in others"):
+        read_outputs(write(tmp_path / "b.jsonl", [row(1, id=1), row(2, idx=2)]))
+
+
 def test_joining_by_id_or_by_prompt(tmp_path: Path):
     ids = read_outputs(write(tmp_path / "a.jsonl", [row(1, id="x"), row(1, id="y")]))
     turned = read_outputs(write(tmp_path / "b.jsonl", [row(1, id="y", output="Y"), row(1, id="x", output="X")]))

@@ -212,7 +212,7 @@ def _finish(
     texts = [answer.text for answer in answers]
     if variant is not None:
         texts = variant.answers(texts, baseline)
-    name = options.generator or Path(options.model).name + (f"+{variant.name}" if variant else "")
+    name = options.generator or _generator(options, variant)
     file.finish(output_rows(prompts, file.answers, name, texts))
     known = [answer.num_tokens for answer in answers if answer.num_tokens is not None]
     summary = {
@@ -232,6 +232,13 @@ def _finish(
         for key, value in summary.items():
             print(f"{key.replace('_', ' '):18} {f'{value:.1f}' if isinstance(value, float) else value}")  # noqa: T201
     return 0
+
+
+def _generator(options: argparse.Namespace, variant: "Variant | None") -> str:
+    """Model, adapter and variant, so that outputs of one model in several ways tell who wrote them."""
+    parts = (Path(options.model), options.adapter)
+    names = [path.name or path.resolve().name for path in parts if path is not None]
+    return "+".join([*names, *([variant.name] if variant else [])])
 
 
 @contextmanager

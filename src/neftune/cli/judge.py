@@ -191,6 +191,12 @@ def _settings(options: argparse.Namespace, max_tokens: int, top_logprobs: int) -
         raise ConfigError(f"--extra takes a JSON object, got {options.extra}.")
     if options.top_logprobs is not None and not top_logprobs:
         raise ConfigError(f"--top-logprobs is for the judge logprobs, got it with {options.judge}. Leave it out.")
+    for name in ("max_tokens", "top_logprobs", "max_prompt_chars"):
+        number = getattr(options, name)
+        if number is not None and number < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be >= 1, got {number}. Leave it out for the default.")
+    if temperature is not None and not 0 <= temperature < float("inf"):
+        raise ConfigError(f'--temperature must be a finite number >= 0, or "none", got {options.temperature}.')
     longest = options.max_tokens or (None if "max_completion_tokens" in extra else max_tokens)
     return ChatSettings(options.model, temperature, longest, None, options.top_logprobs or top_logprobs, (), extra)
 

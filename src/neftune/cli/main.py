@@ -57,6 +57,9 @@ OWN_MODULES: dict[str, str] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    if hasattr(sys.stdout, "reconfigure"):
+        # Model text may hold lone surrogates, which UTF-8 does not; stderr shows them so already.
+        sys.stdout.reconfigure(errors="backslashreplace")
     parser = _parser()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["lm-eval"] and given[1:] not in ([], ["-h"], ["--help"]):

@@ -6,7 +6,7 @@ it is counted, and judged like any other, as AlpacaEval does.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +193,13 @@ def _checked(source: str, rows: list[Output]) -> Outputs:
             f"{bare[0].where}: every row must have id (or idx), or none; {len(bare)} of {len(rows)} have none, this "
             "is the first."
         )
+    field = None if bare else _id_field(rows)
+    if field is not None:
+        rows = [replace(row, id=_id_in(row.fields, field)) for row in rows]
+    elif not bare:
+        raise DataError(
+            f"{source}: every row must have its id in one field, got id in some rows and idx in others. Name it alike."
+        )
     seen: dict[object, str] = {}
     for row in rows:
         key = (row.instruction, row.input) if bare else row.id
@@ -203,11 +210,17 @@ def _checked(source: str, rows: list[Output]) -> Outputs:
                 f"Keep one of them{', or give rows an id' if bare else ''}."
             )
         seen[key] = row.where
-    return Outputs(source, tuple(rows), None if bare else _id_field(rows))
+    return Outputs(source, tuple(rows), field)
 
 
-def _id_field(rows: Sequence[Output]) -> str:
-    return next(name for name in _ID_FIELDS if all(row.fields.get(name) not in (None, "") for row in rows))
+def _id_field(rows: Sequence[Output]) -> str | None:
+    """The field that holds every row's id; None where there is none."""
+    return next((name for name in _ID_FIELDS if all(_id_in(row.fields, name) for row in rows)), None)
+
+
+def _id_in(fields: Mapping[str, Any], name: str) -> str:
+    value = fields.get(name)
+    return "" if value is None else str(value)
 
 
 def _keyed(outputs: Outputs, *, by_id: bool) -> dict[object, Output]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neftune.errors import DataError
+from neftune.errors import ConfigError, DataError
 from neftune.evaluation.alpaca_eval import PUBLISHED_WEIGHTS, official_win_rate, rate_from_weights
 from neftune.evaluation.alpaca_eval_tables import Gamed, Weights
 from neftune.evaluation.annotations import Annotations, difficulties_for
@@ -89,8 +89,11 @@ def summarise(annotations: Annotations, tables: Tables, *, tolerance: float = 0.
         tolerance: How far lengths of a matched pair may differ, as a share of the longer one.
 
     Raises:
+        ConfigError: The tolerance is no share.
         DataError: No judged comparison, an instruction without a difficulty, or tables given but no lengths.
     """
+    if not 0 <= tolerance <= 1:
+        raise ConfigError(f"the tolerance of matched lengths must be from 0 to 1, got {tolerance:g}. Use 0.1.")
     one = annotations
     try:
         raw = win_rate(one.preferences)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 import sqlite3
 import subprocess
 import sys
@@ -154,6 +155,13 @@ def test_sides_are_a_matter_of_prompt_and_seed_alone():
     pair = next(pair for pair in pair_outputs(a, b, seed=0) if pair.is_swapped)
     assert pair.shown() == ("y", "x")
     assert [pair.preference(one) for one in (1.0, 1.25, 2.0, None)] == [2.0, 1.75, 1.0, None]
+
+
+def test_a_broken_letter_in_an_instruction_has_sides_too():
+    sides = {is_swapped(f"half a letter \ud800 {number}", 0) for number in range(20)}
+    assert sides == {False, True}
+    # What text and seed gave before, and give AlpacaEval.
+    assert is_swapped("é", 0) == random.Random("is_switched_outputsé0").choices([False, True])[0]
 
 
 def test_what_decides_an_answer_is_in_its_key():

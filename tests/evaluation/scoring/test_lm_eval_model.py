@@ -196,6 +196,40 @@ def test_where_a_model_lies_makes_no_difference(tmp_path):
     assert fingerprint(first) != fingerprint(second)
 
 
+ADAPTED = """
+import torch
+from peft import LoraConfig, get_peft_model
+from neftune.evaluation.scoring.answers import fingerprint
+from tests.evaluation.scoring.models import make_model
+
+def adapted(alpha):
+    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    model = make_model()
+    torch.manual_seed(1)
+    return get_peft_model(model, LoraConfig(r=2, lora_alpha=alpha, target_modules=names, init_lora_weights=False))
+
+model = adapted(8)
+on = fingerprint(model)
+with model.disable_adapter():
+    off = fingerprint(model)
+print(on, off, fingerprint(adapted(16)))
+"""
+
+
+def test_an_adapter_is_known_again_in_another_process_and_not_taken_for_another():
+    # Hashes of texts, and so the order of PEFT's sets of names, differ between processes.
+    def run(seed):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", ADAPTED], env=environment, capture_output=True, text=True, check=True
+        )
+        return done.stdout.split()
+
+    first = run("1")
+    assert len(set(first)) == 3
+    assert run("2") == first
+
+
 def test_a_real_checkpoint_on_real_questions(shared):
     folder = shared / "models" / "stories260k"
     with gzip.open(

@@ -53,7 +53,9 @@ def is_swapped(instruction: str, seed: int) -> bool:
 
     Source: tatsu-lab/alpaca_eval, processors.py, RandomSwitchTwoColumnsProcessor.
     """
-    return random.Random(f"is_switched_outputs{instruction}{seed}").choices([False, True])[0]
+    # As bytes, which seed as their text does, since a broken file's lone surrogate has no UTF-8.
+    text = f"is_switched_outputs{instruction}{seed}".encode("utf-8", "surrogatepass")
+    return random.Random(text).choices([False, True])[0]
 
 
 def annotation(

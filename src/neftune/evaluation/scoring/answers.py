@@ -98,9 +98,12 @@ def fingerprint(model: Any, **settings: object) -> str:
         "attention": own.config._attn_implementation,
         "adapters": adapters,
         "active": getattr(model, "active_adapters", None) if adapters else None,
+        "disabled": [
+            name for name, module in own.named_modules() if getattr(module, "disable_adapters", False) is True
+        ],
         "settings": settings,
     }
-    total = hashlib.blake2b(json.dumps(about, sort_keys=True, default=str).encode())
+    total = hashlib.blake2b(json.dumps(about, sort_keys=True, default=_as_json).encode())
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         total.update(_content(tensor))
@@ -111,6 +114,11 @@ def _without_paths(config: Any) -> dict[str, Any]:
     """Where a model lies says nothing about it."""
     paths = ("_name_or_path", "base_model_name_or_path")
     return {name: value for name, value in config.to_dict().items() if name not in paths}
+
+
+def _as_json(value: Any) -> Any:
+    """A set in one order: PEFT keeps the names of adapted modules in one, whose order differs between processes."""
+    return sorted(map(str, value)) if isinstance(value, set | frozenset) else str(value)
 
 
 def _content(tensor: torch.Tensor) -> memoryview:
