@@ -1,11 +1,15 @@
 """`neftune generate`: every prompt once, whatever happens on the way."""
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -295,3 +299,52 @@ def test_what_a_server_does_not_answer_is_asked_again_by_the_same_command(prompt
     assert (summary["refused"], summary["prompts_too_long"], summary["empty"]) == (1, 1, 2)
     rows = read(tmp_path / "a.json")
     assert [row.get("unanswered") for row in rows[:3]] == ["refused", "prompt_too_long", None]
+
+
+@contextlib.contextmanager
+def transformers_serve(checkpoint: Path) -> Iterator[str]:
+    """A real OpenAI-compatible server of the checkpoint; gives its base URL."""
+    pytest.importorskip("fastapi")
+    pytest.importorskip("uvicorn")
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    command = [str(Path(sys.executable).parent / "transformers"), "serve", str(checkpoint), "--device", "cpu"]
+    process = subprocess.Popen(
+        [*command, "--host", "127.0.0.1", "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        while process.poll() is None:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                break
+            time.sleep(0.2)
+        assert process.poll() is None, "the server ended by itself"
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+def test_a_real_server_says_what_the_checkpoint_says_here(checkpoint: Path, prompts: Path, tmp_path: Path, capsys: Any):
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for one in messages %}{{ one['content'] }}"
+        "{% if one['role'] == 'user' %}{{ '\n' }}{% else %}{{ eos_token }}{% endif %}{% endfor %}"
+    )
+    served = tmp_path / "served"
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    model.generation_config.eos_token_id = model.config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(served)
+    tokenizer.save_pretrained(served)
+    shared = ["generate", "--model", str(served), "--prompts", str(prompts), "--limit", "6", "--max-new-tokens", "12"]
+    with transformers_serve(served) as url:
+        assert main([*shared, "--output", str(tmp_path / "there.json"), "--base-url", url]) == 0
+        penalised = [*shared, "--output", str(tmp_path / "no.json"), "--base-url", url, "--repetition-penalty", "1.2"]
+        assert main(penalised) == 1
+        assert "repetition_penalty" in message(capsys), "a server that cannot obey a setting says so"
+    assert main([*shared, "--output", str(tmp_path / "here.json")]) == 0
+    there, here = read(tmp_path / "there.json"), read(tmp_path / "here.json")
+    assert [row["output"] for row in there] == [row["output"] for row in here]
+    assert [row["ended"] for row in there] == [row["ended"] for row in here]
+    assert len({row["output"] for row in here}) > 1
