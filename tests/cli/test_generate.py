@@ -185,6 +185,19 @@ def test_variants_ask_otherwise_hold_back_and_cut(checkpoint: Path, prompts: Pat
     assert any(row["output"] for row in cut)
 
 
+@pytest.mark.parametrize(
+    ("model", "more", "name"),
+    [("runs/alpha5/model", [], "alpha5"), ("org/big", [], "big"), ("org/big", ["--generator", "mine"], "mine")],
+)
+def test_who_wrote_the_answers(model: str, more: list[str], name: str, prompts: Path, tmp_path: Path):
+    arguments = ["generate", "--model", model, "--prompts", str(prompts), "--output", str(tmp_path / "a.json"), *more]
+    with HostileServer(answer=lambda body: completion("yes")) as server:
+        assert main([*arguments, "--base-url", server.url]) == 0
+        assert {row["generator"] for row in read(tmp_path / "a.json")} == {name}
+        bad = [*arguments[: -len(more) or None], "--output", str(tmp_path / "b.json")]
+        assert main([*bad, "--base-url", server.url, "--concurrency", "0"]) == 2
+
+
 def test_an_adapter_answers_otherwise_than_its_base(checkpoint: Path, prompts: Path, tmp_path: Path):
     torch.manual_seed(0)
     model = get_peft_model(

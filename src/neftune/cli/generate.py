@@ -153,7 +153,9 @@ def _checkpoint(options: argparse.Namespace) -> "Checkpoint":
 def _server(options: argparse.Namespace) -> "Endpoint":
     from neftune.evaluation.preference.endpoint import Endpoint
 
-    return Endpoint(options.base_url, options.key_variable, concurrency=options.concurrency or 8)
+    return Endpoint(
+        options.base_url, options.key_variable, concurrency=8 if options.concurrency is None else options.concurrency
+    )
 
 
 def _asked_settings(asked: "Checkpoint | Endpoint", model: str) -> dict[str, Any]:
@@ -235,9 +237,13 @@ def _finish(
 
 
 def _generator(options: argparse.Namespace, variant: "Variant | None") -> str:
-    """Model, adapter and variant, so that outputs of one model in several ways tell who wrote them."""
+    """Model, adapter and variant, so that outputs of one model in several ways tell who wrote them.
+
+    `neftune train` puts a checkpoint into RUN/model: there the run is the name.
+    """
     parts = (Path(options.model), options.adapter)
-    names = [path.name or path.resolve().name for path in parts if path is not None]
+    whole = [path if path.name and path.parent.name else path.resolve() for path in parts if path is not None]
+    names = [path.parent.name if path.name == "model" else path.name for path in whole]
     return "+".join([*names, *([variant.name] if variant else [])])
 
 
