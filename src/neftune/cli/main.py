@@ -1,6 +1,7 @@
 """`neftune VERB`: reads the arguments, calls the verb, turns errors into one message and an exit code."""
 
 import argparse
+import io
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -57,7 +58,7 @@ OWN_MODULES: dict[str, str] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    if hasattr(sys.stdout, "reconfigure"):
+    if isinstance(sys.stdout, io.TextIOWrapper):
         # Model text may hold lone surrogates, which UTF-8 does not; stderr shows them so already.
         sys.stdout.reconfigure(errors="backslashreplace")
     parser = _parser()
