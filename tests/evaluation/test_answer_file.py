@@ -47,6 +47,16 @@ def test_the_file_appears_whole_and_the_part_goes(tmp_path: Path):
             AnswerFile(tmp_path / name, 1, SETTINGS)
 
 
+def test_settings_without_an_answer_refuse_no_others(tmp_path: Path):
+    path = tmp_path / "a.json"
+    with AnswerFile(path, 3, SETTINGS):
+        pass
+    with AnswerFile(path, 3, SETTINGS | {"limit": 5}) as file:
+        file.add(ANSWERS[0])
+    with pytest.raises(ConfigError, match=r"1 answers under other settings \(limit\)"):
+        AnswerFile(path, 3, SETTINGS)
+
+
 def test_what_is_no_part_is_left_alone(tmp_path: Path):
     part = tmp_path / "a.json.part"
     for text in ("not json\n", '{"model": "m", "limit": 4}\n{"rows": 1}\n', "[1]\n"):

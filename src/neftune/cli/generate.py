@@ -123,6 +123,8 @@ def _refuse_ignored(options: argparse.Namespace) -> None:
         number = getattr(options, name)
         if number is not None and number < 1:
             raise ConfigError(f"--{name} must be >= 1, got {number}.")
+    if options.cache_gib is not None and not 0 < options.cache_gib < float("inf"):
+        raise ConfigError(f"--cache-gib must be a finite number > 0, got {options.cache_gib:g}.")
 
 
 def _limited(prompts: "Outputs", limit: int | None) -> "Outputs":

@@ -120,16 +120,20 @@ class AnswerFile:
         """What the part holds, cut behind its last whole line; begins one where there is none."""
         whole = self.part.read_bytes().rpartition(b"\n")[0] if self.part.exists() else b""
         lines = whole.split(b"\n") if whole else []
-        if not lines:
+        before: dict[str, Any] = {}
+        kept: list[PartAnswer] = []
+        if lines:
+            try:
+                before = dict(json.loads(lines[0]))
+                kept = [PartAnswer(**json.loads(line)) for line in lines[1:]]
+            except (ValueError, TypeError) as error:
+                raise DataError(f"{self.part} must hold answers under way, got another file. Remove it.") from error
+        if not kept:
+            # Also where a command that could not be obeyed left its settings: they are no reason to refuse others.
             if self.path.exists():
                 raise ConfigError(f"{self.path} is there already. Remove it, or name another file.")
             self.part.write_text(json.dumps(settings) + "\n", encoding="utf-8")
             return {}
-        try:
-            before: dict[str, Any] = dict(json.loads(lines[0]))
-            kept = [PartAnswer(**json.loads(line)) for line in lines[1:]]
-        except (ValueError, TypeError) as error:
-            raise DataError(f"{self.part} must hold answers under way, got another file. Remove it.") from error
         changed = sorted(name for name in {*before, *settings} if before.get(name) != settings.get(name))
         if changed:
             raise ConfigError(

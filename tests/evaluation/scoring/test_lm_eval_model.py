@@ -196,6 +196,15 @@ def test_where_a_model_lies_makes_no_difference(tmp_path):
     assert fingerprint(first) != fingerprint(second)
 
 
+def test_requests_that_are_cut_are_counted_in_a_warning(caplog):
+    ours = sharing(make_model(), max_length=16)
+    ours._loglikelihood_tokens([(None, [5] * 15, [6, 7]), (None, [5] * 16, [6, 7])], disable_tqdm=True)
+    assert ours.shares
+    assert [one.message for one in caplog.records if "lose their beginning" in one.message] == [
+        "1 of 2 requests are longer than the model's 16 tokens and lose their beginning."
+    ]
+
+
 ADAPTED = """
 import torch
 from peft import LoraConfig, get_peft_model

@@ -126,6 +126,7 @@ class SharingLM(_HFLM):
             self._check(distinct)
         if not self.shares:
             return self._plainly(requests, disable_tqdm=disable_tqdm, override_bs=override_bs)
+        self._say_what_is_cut(requests)
         results: list[tuple[float, bool] | None] = [None] * len(requests)
         with tqdm(
             total=len(requests), disable=disable_tqdm or self.rank != 0, desc="Running loglikelihood requests"
@@ -139,6 +140,15 @@ class SharingLM(_HFLM):
                     bar.update(1)
         assert all(result is not None for result in results)
         return [result for result in results if result is not None]
+
+    def _say_what_is_cut(self, requests: Sequence[Encoded]) -> None:
+        room = self.max_length + 1
+        num_cut = sum(len(context) + len(continuation) > room for _, context, continuation in requests)
+        if num_cut:
+            _LOG.warning(
+                "%d of %d requests are longer than the model's %d tokens and lose their beginning.",
+                *(num_cut, len(requests), self.max_length),
+            )
 
     def _merged(self, requests: Sequence[Encoded]) -> tuple[list[list[int]], list[Request]]:
         """For each distinct request, where it stands."""
