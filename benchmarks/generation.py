@@ -159,7 +159,9 @@ def main() -> None:
         record = {
             "model": {
                 "parameters": sum(one.numel() for one in model.parameters()),
-                "config": model.config.to_diff_dict(),
+                "config": {
+                    name: value for name, value in model.config.to_diff_dict().items() if name != "_name_or_path"
+                },
             },
             "prompts": len(prompts),
             "prompts_too_long": left_out,
