@@ -139,3 +139,6 @@ def test_results_that_cannot_be_compared(
     assert "arc_challenge must have equal shots in both results, got 25 and 1" in capsys.readouterr().err
     assert main(["benchmark", results["few"], "--compare", results["other"]]) == 2
     assert "results must share a benchmark to be compared" in capsys.readouterr().err
+    capsys.readouterr()
+    assert main(["benchmark", results["few"], "--limit", "5", "--dtype", "bfloat16"]) == 2
+    assert "is read as it is, got --limit, --dtype" in capsys.readouterr().err

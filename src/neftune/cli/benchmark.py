@@ -58,6 +58,8 @@ def run(options: argparse.Namespace, knobs: list[str]) -> int:
     """Run or read, print, compare."""
     if (options.model is None) == (options.result is None):
         raise ConfigError("benchmark needs --model to run, or a result file to read, and not both. See --help.")
+    if options.result is not None:
+        _refuse_run_options(options)
     if options.margin is not None and options.compare is None:
         raise ConfigError("--margin is for a comparison, got no --compare. Name the baseline's result.")
     from neftune.evaluation.benchmarks.files import read_benchmarks
@@ -83,6 +85,19 @@ def run(options: argparse.Namespace, knobs: list[str]) -> int:
     if path is not None:
         _print(f"result: {path}")
     return 0
+
+
+def _refuse_run_options(options: argparse.Namespace) -> None:
+    """A result is read as it is: options of a run would not be obeyed."""
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    of_a_run = [*_IDENTITY, "batch_size", "device"]
+    given = [name for name in of_a_run if getattr(options, name) != parser.get_default(name)]
+    if given:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ConfigError(
+            f"a result that is there is read as it is, got {names} beside {options.result}. Leave it out."
+        )
 
 
 def _result_path(options: argparse.Namespace) -> Path:

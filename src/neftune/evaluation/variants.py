@@ -105,14 +105,14 @@ def with_sentence(question: str, sentence: str) -> str:
 def cut_to_length(answer: str, baseline: str) -> str:
     """The answer cut at a word boundary to at most the baseline answer's characters.
 
-    It may become empty: where not even its first word fits.
+    Where there is no boundary so far (a script without spaces, a long first word) it is cut at the character.
     """
     text, longest = answer.rstrip(), len(baseline)
     if len(text) <= longest:
         return text
     # One character more, so that a word that ends at the limit stays.
-    boundary = max((place for place, letter in enumerate(text[: longest + 1]) if letter.isspace()), default=0)
-    return text[:boundary].rstrip()
+    boundaries = [place for place, letter in enumerate(text[: longest + 1]) if letter.isspace()]
+    return text[: boundaries[-1] if boundaries else longest].rstrip()
 
 
 _FORCED = "arXiv 2310.05914, table 5; where the sentence goes is not in the paper: here at the end of the instruction"
