@@ -78,6 +78,14 @@ def test_run_then_compare(
     assert arc["baseline"] == value
     assert told["benchmarks"]["arc_challenge"]["num_shots"] == 25
 
+    assert main(["benchmark", str(base), "--compare", str(base), "--json"]) == 0
+    assert "NaN" not in (text := capsys.readouterr().out)
+    assert json.loads(text)["compared"]["truthfulqa_mc2"]["equivalence"]["bound"] is None
+    assert main(["benchmark", str(base), "--compare", str(base)]) == 0
+    shown = capsys.readouterr().out
+    assert "truthfulqa_mc2: every difference is the same" in shown
+    assert "nan" not in shown
+
 
 def test_a_result_read_back_is_the_result(data: Path, model: Path, tmp_path: Path) -> None:
     from neftune.evaluation.benchmarks.run import run_benchmarks

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -74,7 +75,8 @@ def run(options: argparse.Namespace, knobs: list[str]) -> int:
 
         shown = {name: _summary(one) for name, one in found.items()}
         pairs = {name: asdict(one) for name, one in compared.items()}
-        _print(json.dumps(plain({"result": str(path or options.result), "benchmarks": shown, "compared": pairs})))
+        everything = plain({"result": str(path or options.result), "benchmarks": shown, "compared": pairs})
+        _print(json.dumps(_without_nan(everything), allow_nan=False))
         return 0
     _print(_table(found))
     for name, one in found.items():
@@ -207,12 +209,17 @@ def _comparison_table(compared: "Mapping[str, BenchmarkComparison]") -> str:
         difference = f"{100 * one.difference:+.2f} [{100 * one.low:+.2f}, {100 * one.high:+.2f}]"
         lines.append(
             f"{name:<24}{one.equivalence.num_examples:>8,}{100 * one.baseline:>10.2f}{100 * one.arm:>8.2f}"
-            f"{difference:>26}{one.p_value:>9.3g}{100 * one.equivalence.bound:>10.2f}"
+            f"{difference:>26}{one.p_value:>9.3g}{_bound(one.equivalence.bound):>10}"
         )
     lines += [
         f"{name}: {one.num_unpaired:,} examples are in one result only"
         for name, one in compared.items()
         if one.num_unpaired
+    ]
+    lines += [
+        f"{name}: every difference is the same, so that nothing is known of how small it is"
+        for name, one in compared.items()
+        if math.isnan(one.equivalence.bound)
     ]
     lines += [
         f"{name}: {'equivalent' if one.equivalence.is_shown else 'not shown to be equivalent'} within "
@@ -224,6 +231,19 @@ def _comparison_table(compared: "Mapping[str, BenchmarkComparison]") -> str:
         "p: McNemar's test where answers are right or wrong, else the paired t. within ±: with 95% confidence."
     )
     return "\n".join(lines)
+
+
+def _bound(share: float) -> str:
+    return "-" if math.isnan(share) else f"{100 * share:.2f}"
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _print(text: str) -> None:
