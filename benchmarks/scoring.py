@@ -35,7 +35,7 @@ from benchmarks.scoring_setting import (
     make_tokenizer,
 )
 
-DOCUMENTS = {"arc_challenge": 16, "hellaswag": 20, "mmlu_abstract_algebra": 100, "mmlu_business_ethics": 100}
+DOCUMENTS = {"arc_challenge": 24, "hellaswag": 32, "mmlu_abstract_algebra": 100, "mmlu_business_ethics": 100}
 DOCUMENTS |= {"mmlu_college_physics": 102, "truthfulqa_mc2": 100}
 """How many documents of each task are timed: whole subjects of MMLU, because what is shared is theirs."""
 TASKS = ("truthfulqa_mc2", "arc_challenge", "mmlu", "hellaswag")
@@ -145,8 +145,10 @@ def run_time(options: argparse.Namespace, tokenizer: Any, record: dict[str, Any]
         if (options.tasks and task not in options.tasks) or len(found.get("ratios", ())) >= options.rounds:
             continue
         (part,) = make_parts(task, options.data, documents=None, limit=limit)
-        size, tried = best_batch_size(part, model, tokenizer)
-        found |= {"documents": limit, "requests": len(part.instances), "batch_size": size, "tried": tried}
+        if "batch_size" not in found:
+            size, tried = best_batch_size(part, model, tokenizer)
+            found |= {"documents": limit, "requests": len(part.instances), "batch_size": size, "tried": tried}
+        size = found["batch_size"]
         rounds: list[dict[str, float]] = found.setdefault("rounds", [])
         while len(rounds) < options.rounds:
             names = ("hf", "neftune") if len(rounds) % 2 else ("neftune", "hf")

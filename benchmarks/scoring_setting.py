@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from neftune.evaluation.benchmarks.lm import SEED, evaluation_state
-from neftune.evaluation.benchmarks.tasks import TaskOptions, load_tasks
+from neftune.evaluation.benchmarks.tasks import LEADERBOARD, TaskOptions, load_tasks
 from neftune.evaluation.scoring.lm_eval_model import SharingLM
 
 VOCABULARY = 4096
@@ -61,7 +61,8 @@ def make_parts(task: str, data: Path, *, documents: int | None, limit: int | Non
         documents: Of one part.
         limit: Documents per task, the first ones; None takes all.
     """
-    (loaded,) = load_tasks([task], TaskOptions(data=data))
+    shots = {task: LEADERBOARD["mmlu"]} if task.startswith("mmlu_") else {}
+    (loaded,) = load_tasks([task], TaskOptions(data=data, shots=shots))
     for name, leaf in loaded.leaves.items():
         leaf.set_fewshot_seed(seed=SEED)
         leaf.build_all_requests(limit=limit, rank=0, world_size=1)
@@ -100,10 +101,10 @@ def _texts(path: Path) -> Iterator[str]:
 
 
 def make_model(size: str) -> Any:
-    """A random Llama with room for every prompt and outputs that differ from token to token."""
+    """A random Llama whose outputs differ from token to token, with room for every prompt: some have 4,400 tokens."""
     torch.manual_seed(0)
     scale = 0.1 if size == "equality" else 0.05
-    config = LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=4096, initializer_range=scale, **MODELS[size])
+    config = LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=8192, initializer_range=scale, **MODELS[size])
     return LlamaForCausalLM(config).eval()
 
 
