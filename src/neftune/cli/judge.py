@@ -55,7 +55,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="environment variable with the key (default: OPENAI_API_KEY for OpenAI's server, no key for others)",
     )
-    parser.add_argument("--judge", default="ranking", help="ranking or logprobs (default: %(default)s)")
+    parser.add_argument(
+        "--judge",
+        default="ranking",
+        help="ranking or logprobs, see `neftune list pairwise-judges` (default: %(default)s)",
+    )
     parser.add_argument("--template", type=Path, metavar="FILE", help="what the judge is shown, instead of our own")
     parser.add_argument("--seed", type=int, default=0, help="of the sides; 0 lays them as AlpacaEval (default: 0)")
     parser.add_argument("--part", default="test", help="of run folders: train, heldout or test (default: %(default)s)")

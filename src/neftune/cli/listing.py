@@ -17,6 +17,7 @@ REGISTRIES = {
     "variants": "neftune.evaluation.variants:variants",
     "metrics": "neftune.evaluation.text_metrics:text_metrics",
     "judges": "neftune.evaluation.judges:judges",
+    "pairwise-judges": "neftune.evaluation.preference.judging:pairwise_judges",
     "executors": "neftune.study.executors:executors",
 }
 """What can be named in a recipe, and where it is registered."""

@@ -24,12 +24,14 @@ class PairwiseJudge:
     """A way to ask a model which of two answers is better.
 
     Attributes:
+        summary: One line for lists.
         template: Its own template.
         max_tokens: Longest reply.
         top_logprobs: How many likeliest first tokens it reads; 0 reads none.
         parse: From a reply to a preference between the answers as shown, None where it cannot be read.
     """
 
+    summary: str
     template: str
     max_tokens: int
     top_logprobs: int
@@ -38,9 +40,23 @@ class PairwiseJudge:
 
 pairwise_judges: Registry[PairwiseJudge] = Registry("pairwise judge")
 
-pairwise_judges.register("ranking")(PairwiseJudge(RANKING, 100, 0, lambda reply: parse_ranking(reply.text)))
+pairwise_judges.register("ranking")(
+    PairwiseJudge(
+        "Both answers ranked in words, as AlpacaEval 1 asks; any server.",
+        RANKING,
+        100,
+        0,
+        lambda reply: parse_ranking(reply.text),
+    )
+)
 pairwise_judges.register("logprobs")(
-    PairwiseJudge(FIRST_TOKEN, 1, 5, lambda reply: parse_first_token(reply.first_token))
+    PairwiseJudge(
+        "The first token's log-probabilities, as AlpacaEval 2 asks: a share, not a side; a server that gives them.",
+        FIRST_TOKEN,
+        1,
+        5,
+        lambda reply: parse_first_token(reply.first_token),
+    )
 )
 
 
