@@ -20,7 +20,7 @@ NOT_SHARED = {
     "gemma3": "sliding_attention",
     "gpt-oss": "sliding_attention",
     "qwen3-next": "linear_attention",
-    "falcon-h1": "mamba",
+    "falcon-h1": "layers of type",  # transformers calls them mamba or hybrid, by what ran before in the process
     "mamba": "no position_ids",
     "bloom": "no position_ids",
 }
