@@ -67,8 +67,8 @@ def run(options: argparse.Namespace, knobs: list[str]) -> int:
 
     # Read before hours of work, not after.
     baseline = None if options.compare is None else read_benchmarks(options.compare)
-    path = None if options.result else _result_path(options)
-    found = read_benchmarks(options.result) if path is None else _performed(options, path)
+    path = _result_path(options) if options.result is None else None
+    found = _performed(options, path) if path is not None else read_benchmarks(Path(options.result))
     compared = {} if baseline is None else _compared(baseline, found, options.margin)
     if options.json:
         from neftune.evaluation.benchmarks.results import plain
