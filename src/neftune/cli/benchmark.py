@@ -67,8 +67,9 @@ def run(options: argparse.Namespace, knobs: list[str]) -> int:
 
     # Read before hours of work, not after.
     baseline = None if options.compare is None else read_benchmarks(options.compare)
-    path = _result_path(options) if options.result is None else None
-    found = _performed(options, path) if path is not None else read_benchmarks(Path(options.result))
+    given: Path | None = options.result
+    path = _result_path(options) if given is None else None
+    found = read_benchmarks(given) if given is not None else _performed(options, _result_path(options))
     compared = {} if baseline is None else _compared(baseline, found, options.margin)
     if options.json:
         from neftune.evaluation.benchmarks.results import plain
