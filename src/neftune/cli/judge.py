@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neftune.cli.judge_endpoint import add_endpoint_options, endpoint_of
+
 if TYPE_CHECKING:
     from neftune.evaluation.outputs import Outputs
     from neftune.evaluation.preference.cost import Budget, Usage
@@ -48,13 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--study", metavar="NAME", help="instead of A and B: every run of a study against its baseline, seed by seed"
     )
     parser.add_argument("--model", required=True, help="the judge's model, as its server calls it")
-    parser.add_argument("--base-url", default="", metavar="URL", help="the server, up to /v1 (default: OpenAI's)")
-    parser.add_argument(
-        "--key-variable",
-        default="",
-        metavar="NAME",
-        help="environment variable with the key (default: OPENAI_API_KEY for OpenAI's server, no key for others)",
-    )
+    add_endpoint_options(parser)
     parser.add_argument(
         "--judge",
         default="ranking",
@@ -82,9 +78,6 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_work(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--concurrency", type=int, default=8, help="calls at a time (default: %(default)s)")
-    parser.add_argument("--attempts", type=int, default=8, help="of one call (default: %(default)s)")
-    parser.add_argument("--timeout", type=float, default=120.0, help="seconds for a reply (default: %(default)g)")
     parser.add_argument("--price-prompt", type=float, metavar="P", help="of a million prompt tokens")
     parser.add_argument("--price-completion", type=float, metavar="P", help="of a million reply tokens")
     parser.add_argument("--max-cost", type=float, metavar="C", help="stop before more than this is spent; needs prices")
@@ -119,17 +112,10 @@ def ask(
     from neftune.errors import ConfigError
     from neftune.evaluation.preference.client import ChatClient
     from neftune.evaluation.preference.cost import Budget
-    from neftune.evaluation.preference.endpoint import OPENAI_URL, Endpoint
     from neftune.evaluation.preference.judging import judge_pairs, left_to_ask
     from neftune.evaluation.preference.verdicts import VerdictStore
 
-    endpoint = Endpoint(
-        base_url=options.base_url or OPENAI_URL,
-        key_variable=options.key_variable,
-        concurrency=options.concurrency,
-        attempts=options.attempts,
-        timeout=options.timeout,
-    )
+    endpoint = endpoint_of(options)
     budget = Budget(options.price_prompt, options.price_completion, options.max_cost)
     judging = _judging(options, pairs, options.server or endpoint.base_url)
     with VerdictStore(options.store or options.out / "judged" / "verdicts.sqlite") as store:

@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neftune.cli.judge_endpoint import add_endpoint_options, endpoint_of
+
 if TYPE_CHECKING:
     from neftune.evaluation.mt_bench.answers import Answers
     from neftune.evaluation.mt_bench.grading import Graded
@@ -51,15 +53,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=16, help="answers at a time (default: %(default)s)")
     parser.add_argument("--repetition-penalty", type=float, default=1.0, help="1.0 is off, the paper's is 1.2")
     parser.add_argument("--judge-model", default="", help="the judge, as its server calls it; without one, answer only")
-    parser.add_argument(
-        "--base-url", default="", metavar="URL", help="the judge's server, up to /v1 (default: OpenAI's)"
-    )
-    parser.add_argument("--key-variable", default="", metavar="NAME", help="environment variable with the server's key")
+    add_endpoint_options(parser)
     parser.add_argument("--temperature", default="0", help='of the judge; "none" leaves it to the server (default: 0)')
     parser.add_argument("--max-tokens", type=int, default=2048, help="longest verdict (default: %(default)s)")
-    parser.add_argument("--concurrency", type=int, default=8, help="calls at a time (default: %(default)s)")
-    parser.add_argument("--attempts", type=int, default=8, help="of one call (default: %(default)s)")
-    parser.add_argument("--timeout", type=float, default=120.0, help="seconds for a verdict (default: %(default)g)")
     parser.add_argument("--store", type=Path, metavar="FILE", help="verdicts (default: OUT/judged/verdicts.sqlite)")
     parser.add_argument("--dry-run", action="store_true", help="show the calls and the first prompt, ask nobody")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -93,15 +89,9 @@ def _bench(options: argparse.Namespace) -> "Bench":
 def _judge(options: argparse.Namespace) -> "tuple[Endpoint, ChatSettings | None]":
     """The server, checked with its key, and the judge; no judge where none is asked for."""
     from neftune.errors import ConfigError
-    from neftune.evaluation.preference.endpoint import OPENAI_URL, ChatSettings, Endpoint
+    from neftune.evaluation.preference.endpoint import ChatSettings
 
-    endpoint = Endpoint(
-        base_url=options.base_url or OPENAI_URL,
-        key_variable=options.key_variable,
-        concurrency=options.concurrency,
-        attempts=options.attempts,
-        timeout=options.timeout,
-    )
+    endpoint = endpoint_of(options)
     if not options.judge_model:
         if options.answers:
             raise ConfigError("answers are graded by a judge, got none. Give --judge-model.")
