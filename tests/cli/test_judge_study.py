@@ -79,6 +79,48 @@ def test_preferences_are_for_the_run_whichever_side_it_was_shown_on(done: Path):
     assert rows[0]["instruction"].startswith("what colour is the ")
 
 
+def test_each_part_is_judged_in_turn_and_another_judge_begins_anew(done: Path):
+    folder = done / "studies" / "tiny"
+    with HostileServer(answer=likes_the_first) as server:
+        assert judge(done, server) == 0
+        assert judge(done, server, "--part", "heldout") == 0
+        both = with_judged(Store(done).read_study("tiny"), folder)
+        assert {part for part, _ in both.judged} == {"heldout", "test"}
+        assert judge(done, server, "--template", str(own_template(folder))) == 0
+    anew = with_judged(Store(done).read_study("tiny"), folder)
+    assert {part for part, _ in anew.judged} == {"test"}
+    assert anew.judged_by == "logprobs:j:own.txt"
+
+
+def own_template(folder: Path) -> Path:
+    path = folder / "own.txt"
+    path.write_text("Better answer to {instruction}? m: {output_1} M: {output_2}")
+    return path
+
+
+def test_a_rule_that_no_later_judge_can_settle_is_refused_before_the_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    study = {"scientific": {"noise.alpha": [0, 5]}, "seeds": [0], "decision": {"judge_by": "quality"}}
+    recipe = make_recipe(tmp_path, evaluate={"judge": "later"}, study=study)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert main(["study", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "runs")]) == 2
+    assert "gives lc_win_rate and win_rate, got a decision by 'quality'" in capsys.readouterr().err
+
+
+def test_one_model_is_asked_under_every_variant_and_has_no_baseline_to_be_cut_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    noise, evaluate = {"alpha": 5.0}, {"max_new_tokens": 8, "num_train_prompts": 4, "variants": ["long"]}
+    for variants, code in ((["long"], 0), (["truncated"], 2)):
+        recipe = make_recipe(tmp_path, noise=noise, evaluate={**evaluate, "variants": variants}, study={"seeds": [0]})
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        assert main(["evaluate", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "runs")]) == code
+        shown = capsys.readouterr()
+        assert ("test@long" in shown.out) == (code == 0)
+    assert "cut answers to those of a baseline, got one model alone" in shown.err
+
+
 def test_what_does_not_go_together_and_what_is_not_there(done: Path, capsys: pytest.CaptureFixture[str]):
     with HostileServer(answer=likes_the_first) as server:
         assert judge(done, server, "--names", "a", "b") == 2

@@ -54,6 +54,9 @@ MEANINGS: Mapping[str, Meaning] = MappingProxyType(
 )
 """Metrics that are not text metrics; those bring their own meaning."""
 
+FROM_PREFERENCES = frozenset({"win_rate", "lc_win_rate"})
+"""Metrics that a judge gives who compares an arm with the baseline, and says nothing of either alone."""
+
 NEEDS_JUDGE = frozenset(
     {
         "quality",

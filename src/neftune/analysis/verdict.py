@@ -24,7 +24,7 @@ from neftune.analysis.judging import (
     is_harm,
     rank_arms,
 )
-from neftune.analysis.metrics import NEEDS_JUDGE, meaning_of
+from neftune.analysis.metrics import FROM_PREFERENCES, NEEDS_JUDGE, meaning_of
 from neftune.analysis.pairing import Missing, missing_runs
 from neftune.analysis.reasons import named_arm, reasons_for, rule_in_words, verdict_sentence
 from neftune.config import LATER, Decision
@@ -94,9 +94,11 @@ def decide(result: StudyResult, effects: Sequence[Effect]) -> Verdict:
     entrants = [arm for arm in arms if arm not in failed]
     if not entrants:
         return _incomplete(rule, excluded or ["the study has no noisy arm."])
-    if _is_to_be_judged(result, rule):
-        name = result.recipe.get("name", "NAME")
-        return _incomplete(rule, [f"not judged yet. Run `neftune judge --study {name} --model MODEL`."])
+    unjudged = _unjudged_parts(result, effects, rule)
+    if unjudged:
+        command = f"neftune judge --study {result.recipe.get('name')} --model MODEL --part"
+        commands = [f"`{command} {part}`" for part in unjudged]
+        return _incomplete(rule, [f"not all runs are judged yet. Run {' and '.join(commands)}."])
     require_effect(effects, part=CHOSEN_ON, metric=rule.choose_by)
     for metric in (rule.judge_by, *rule.harm_by):
         require_effect(effects, part=JUDGED_ON, metric=metric)
@@ -107,18 +109,27 @@ def decide(result: StudyResult, effects: Sequence[Effect]) -> Verdict:
     return _judge(result, effects, rule, candidates, excluded)
 
 
-def _is_to_be_judged(result: StudyResult, rule: Decision) -> bool:
-    """Whether the rule waits for a model that judges after the runs."""
-    judge = result.recipe.get("evaluate", {}).get("judge")
-    return judge == LATER and not result.judged and bool(NEEDS_JUDGE & {rule.choose_by, rule.judge_by, *rule.harm_by})
+def _unjudged_parts(result: StudyResult, effects: Sequence[Effect], rule: Decision) -> list[str]:
+    """Parts on which the rule waits for a model that judges after the runs."""
+    if result.recipe.get("evaluate", {}).get("judge") != LATER:
+        return []
+    wanted = [(CHOSEN_ON, rule.choose_by), *((JUDGED_ON, metric) for metric in (rule.judge_by, *rule.harm_by))]
+    return list(
+        dict.fromkeys(
+            part
+            for part, metric in wanted
+            if metric in FROM_PREFERENCES and not find_effects(effects, part=part, metric=metric)
+        )
+    )
 
 
-def check_rule(rule: Decision, *, has_judge: bool = True) -> None:
+def check_rule(rule: Decision, *, has_judge: bool = True, judges_later: bool = False) -> None:
     """Refuse a rule that no result could satisfy; the command line asks before the first run.
 
     Args:
         rule: The rule.
         has_judge: Whether the study has a judge, without which there are no preferences and no facts.
+        judges_later: Whether a model judges after the runs: it compares arms, and counts no facts.
 
     Raises:
         ConfigError: A metric has no better direction, or needs a judge and there is none.
@@ -133,6 +144,11 @@ def check_rule(rule: Decision, *, has_judge: bool = True) -> None:
             raise ConfigError(
                 f"deciding by {metric!r} needs a judge, got evaluate.judge null. "
                 "Name one (`neftune list judges`), or decide by loss."
+            )
+        if metric in NEEDS_JUDGE - FROM_PREFERENCES and judges_later:
+            raise ConfigError(
+                f"a model that judges after the runs gives {' and '.join(sorted(FROM_PREFERENCES))}, got a decision by "
+                f"{metric!r}. Decide by one of those, or by a score such as loss."
             )
 
 

@@ -27,7 +27,7 @@ def judge_study(options: argparse.Namespace) -> int:
     from neftune.cli.verbs import write_study_report
     from neftune.errors import ConfigError
     from neftune.evaluation.preference.pairing import pair_outputs
-    from neftune.study.judged import FILE, comparisons, judged_data
+    from neftune.study.judged import FILE, comparisons, judged_data, merged, with_judged
     from neftune.study.store import Store, write_json
     from neftune.study.variants import with_variants
 
@@ -57,7 +57,8 @@ def judge_study(options: argparse.Namespace) -> int:
     folder = store.study_folder(options.study)
     code = exit_code(judged, is_nothing_read=all(one.preference is None for one in judged.verdicts))
     if code == 0:
-        write_json(folder / FILE, judged_data(annotator, _preferences(contests, judged)))
+        preferences = merged(with_judged(result, folder), annotator, _preferences(contests, judged))
+        write_json(folder / FILE, judged_data(annotator, preferences))
         _write_annotations(contests, judged, annotator, folder / "judged")
         write_study_report(store, options.study, result)
     return code

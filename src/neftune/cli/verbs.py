@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from neftune.config import Recipe, RunConfig
+from neftune.config import LATER, Recipe, RunConfig
 from neftune.errors import ConfigError
 from neftune.recipe import read_recipe, validate
 from neftune.records import StudyResult
@@ -25,7 +25,8 @@ def study(options: argparse.Namespace, knobs: list[str]) -> int:
 
     recipe = _recipe(options, knobs)
     _not_axes(recipe, knobs)
-    check_rule(recipe.study.decision, has_judge=recipe.evaluate.judge is not None)
+    judge = recipe.evaluate.judge
+    check_rule(recipe.study.decision, has_judge=judge is not None, judges_later=judge == LATER)
     workers = options.workers or max(1, (os.cpu_count() or 1) // options.threads)
     store = Store(options.out)
     arms = len(recipe.study.seeds)
@@ -91,6 +92,7 @@ def evaluate(options: argparse.Namespace, knobs: list[str]) -> int:
         config = _run_config(recipe)
         model = config.model
         folder = options.out / "evaluated" / recipe.name
+    config = _every_variant(config)
     check_run(config)
     _usable(folder)
     _threads(options.threads)
@@ -112,6 +114,19 @@ def evaluate(options: argparse.Namespace, knobs: list[str]) -> int:
     _print(_score_table(record))
     _print(f"{folder / 'result.json'}")
     return 0
+
+
+def _every_variant(config: RunConfig) -> RunConfig:
+    """The settings of one model that is evaluated on its own: asked under every variant, whatever arm it is."""
+    from neftune.evaluation.variants import make_variant
+
+    cutting = [one.name for one in map(make_variant, config.evaluate.variants) if not one.needs_generation]
+    if cutting:
+        raise ConfigError(
+            f"evaluate.variants {', '.join(cutting)} cut answers to those of a baseline, got one model alone. "
+            "Leave them out, or run a study."
+        )
+    return config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"variants_of": "all"})})
 
 
 def compare(options: argparse.Namespace, knobs: list[str]) -> int:

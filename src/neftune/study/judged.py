@@ -13,6 +13,8 @@ from neftune.records import Answer, Example, PlannedRun, RunRecord, StudyResult
 if TYPE_CHECKING:
     from neftune.evaluation.outputs import Outputs
 
+Preferences = Mapping[tuple[str, str], Mapping[str, float]]
+
 FILE = "judged.json"
 """In the study's folder: the judge, and its preferences by comparison."""
 
@@ -103,8 +105,15 @@ def _question(example: Example | None, rendered: str) -> str:
     return f"{question}\n\n{example.input}" if example.input else question
 
 
-def judged_data(judge: str, preferences: Mapping[tuple[str, str], Mapping[str, float]]) -> dict[str, Any]:
-    """What a judge preferred, as the plain data that `read_judged` reads."""
+def merged(result: StudyResult, judge: str, preferences: Preferences) -> Preferences:
+    """What a judge preferred now, beside what the same judge preferred before on other parts."""
+    parts = {part for part, _ in preferences}
+    kept = {key: one for key, one in result.judged.items() if result.judged_by == judge and key[0] not in parts}
+    return {**kept, **preferences}
+
+
+def judged_data(judge: str, preferences: Preferences) -> dict[str, Any]:
+    """What a judge preferred, as the plain data that `with_judged` reads."""
     rows = [
         {
             "part": part,
