@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neftune.errors import DataError, EndpointError, ModelError
+from neftune.errors import DataError, EndpointError
 from neftune.evaluation.answer_file import PartAnswer
 from neftune.evaluation.outputs import Output
 from neftune.evaluation.variants import Variant
@@ -186,20 +186,13 @@ def _load(checkpoint: Checkpoint) -> tuple[Any, Any]:
     import torch
 
     from neftune.config import DataConfig, ModelConfig
-    from neftune.training.models import load_model, quiet_transformers
+    from neftune.training.models import load_model, with_adapters
 
     config = ModelConfig.model_validate({"path": checkpoint.path, "dtype": checkpoint.dtype})
     loaded = load_model(config, DataConfig(max_length=8), seed=0)
-    model: Any = loaded.model
     if checkpoint.adapter is not None:
-        if not (checkpoint.adapter / "adapter_config.json").is_file():
-            raise ModelError(
-                f"an adapter must be a folder with adapter_config.json, got {checkpoint.adapter}. Check the path."
-            )
-        from peft import PeftModel
-
-        with quiet_transformers():
-            model = PeftModel.from_pretrained(model, str(checkpoint.adapter))
+        loaded = with_adapters(loaded, checkpoint.adapter)
+    model: Any = loaded.model
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), loaded.tokenizer
 
 
