@@ -9,15 +9,12 @@ from neftune.config import EvaluateConfig, RunConfig
 from neftune.data.batches import tokenise
 from neftune.data.prompts import render_prompt, resolve_template
 from neftune.errors import DataError
-from neftune.evaluation.generation import generate, prompt_room, response_ends
+from neftune.evaluation.generation import Generated, GenerationSettings, generate_each, prompt_room, response_ends
 from neftune.evaluation.judges import judges
 from neftune.evaluation.losses import example_losses
 from neftune.evaluation.scores import score_answers
 from neftune.evaluation.variants import Variant, make_variant
 from neftune.records import CONTROLLED_PART, Answer, DataSet, Document, Example, Scores, variant_part
-
-_BATCHES_PER_STEP = 4
-"""Batches between two calls of on_progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,26 +160,21 @@ def _answers(
             f"At least one prompt must leave room for an answer in the model's context, got none of "
             f"{len(asked.examples)}. Use a shorter template or a model with a longer context."
         )
-    least = asked.variant.min_new_tokens if asked.variant else 0
-    # By length across the whole part, so that slicing for progress costs no padding.
-    ordered = sorted(fitting, key=lambda one: len(prompts[one.id]))
+    how = GenerationSettings(
+        max_new_tokens=settings.max_new_tokens,
+        repetition_penalty=settings.repetition_penalty,
+        batch_size=settings.batch_size,
+        end_tokens=ends,
+        min_new_tokens=asked.variant.min_new_tokens if asked.variant else 0,
+    )
     found: dict[str, Answer] = {}
-    step = _BATCHES_PER_STEP * settings.batch_size
-    for start in range(0, len(ordered), step):
-        some = ordered[start : start + step]
-        generated = generate(
-            model,
-            tokenizer,
-            [prompts[one.id] for one in some],
-            max_new_tokens=settings.max_new_tokens,
-            repetition_penalty=settings.repetition_penalty,
-            batch_size=settings.batch_size,
-            end_tokens=ends,
-            min_new_tokens=least,
+
+    def take(place: int, made: Generated) -> None:
+        one = fitting[place]
+        found[one.id] = Answer(
+            one.id, prompts[one.id], made.text, one.reference, num_tokens=made.num_tokens, ended=made.ended
         )
-        for one, made in zip(some, generated, strict=True):
-            found[one.id] = Answer(
-                one.id, prompts[one.id], made.text, one.reference, num_tokens=made.num_tokens, ended=made.ended
-            )
         advance(len(found))
+
+    generate_each(model, tokenizer, [prompts[one.id] for one in fitting], how, on_answer=take)
     return {one.id: found[one.id] for one in fitting}
