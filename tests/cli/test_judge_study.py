@@ -77,6 +77,11 @@ def test_preferences_are_for_the_run_whichever_side_it_was_shown_on(done: Path):
     assert {row["generator_1"] for row in rows} == {"baseline"}
     assert all(row["preference"] == 1.5 for row in rows if row["output_1"] == row["output_2"])
     assert rows[0]["instruction"].startswith("what colour is the ")
+    result = Store(done).read_study("tiny")
+    said = {run.arm: result.records[run.run_id].answers["test"] for run in result.planned if run.seed == 0}
+    for side, arm in (("output_1", "baseline"), ("output_2", "alpha=60")):
+        texts = {one.example_id: one.text for one in said[arm]}
+        assert {row["id"]: row[side] for row in rows} == texts
 
 
 def test_each_part_is_judged_in_turn_and_another_judge_begins_anew(done: Path):

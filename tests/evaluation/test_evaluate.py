@@ -160,6 +160,20 @@ def test_the_baseline_is_asked_again_under_its_variants(tiny):
     assert plain.answers["test"] == evaluation.answers["test"]
 
 
+def test_a_model_that_would_say_nothing_is_held_back(tiny):
+    model, tokenizer, data, config = tiny
+
+    def end_at_once(module, args, logits):
+        logits[..., tokenizer.eos_token_id] = 1e4
+        return logits
+
+    model.lm_head.register_forward_hook(end_at_once)
+    asked = with_settings(config, variants=["held_back=6"], max_new_tokens=8)
+    answers = evaluate_model(model, tokenizer, data, asked).answers
+    assert {one.num_tokens for one in answers["test"]} == {0}
+    assert {one.num_tokens for one in answers["test@held_back=6"]} == {6}
+
+
 def test_only_the_baseline_is_asked_again_unless_all_are_wanted(tiny):
     model, tokenizer, data, config = tiny
     noisy = with_settings(config, variants=["long"]).model_copy(update={"noise": NoiseConfig(alpha=5.0)})
