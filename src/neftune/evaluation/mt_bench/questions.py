@@ -113,7 +113,11 @@ def read_turns(path: Path, what: str, *, model: str = "") -> dict[str, tuple[str
             got = f"{len(turns)}" if isinstance(turns, list) else "none"
             raise DataError(f"{row.where}: {what} must have both turns as texts, got {got} for question {key}.")
         if key in found:
-            raise DataError(f"{row.where}: each question must be answered once, got question {key} a second time.")
+            first = found[key][0]
+            hint = f" One is of {first}, one of {who}: name the model (--name)." if who != first else ""
+            raise DataError(
+                f"{row.where}: each question must be answered once, got question {key} a second time.{hint}"
+            )
         found[key] = (who, (turns[0], turns[1]))
     return found
 
