@@ -7,11 +7,15 @@ Example -> Answer -> Scores -> RunRecord -> StudyResult -> (analysis, report)
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
 Part = Literal["train", "heldout", "test"]
+
+Stage = Literal["tune", "main", "confirm"]
+"""What a run is for: nuisance knobs are tuned; arms are compared (and, without a confirmation, judged); the chosen
+arm is judged on fresh seeds."""
 
 PARTS: tuple[Part, ...] = ("train", "heldout", "test")
 """Disjoint parts of a data set: trained on; choices (alpha) are made on; judged on."""
@@ -187,6 +191,11 @@ class PlannedRun:
         is_baseline: Whether this is the arm the others are compared with.
         is_control: Whether the arm is a control, never a candidate for the verdict.
         after: Id of the run whose result this one needs, or None.
+        stage: What the run is for.
+        setting: The arm's scientific knobs, dotted, with their values.
+        nuisance: The nuisance knobs it was given, dotted, with their values.
+        against: The arm that this one is compared with: the one that lacks its noise alone, or else the baseline.
+        is_noisy: Whether the arm has noise; only such an arm can win.
     """
 
     run_id: str
@@ -197,6 +206,11 @@ class PlannedRun:
     is_baseline: bool = False
     is_control: bool = False
     after: str | None = None
+    stage: Stage = "main"
+    setting: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    nuisance: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    against: str = "baseline"
+    is_noisy: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +267,8 @@ class StudyResult:
         judged: What a judge prefers, where the study was judged after its runs (`neftune judge --study`): part and run
             id -> example id -> preference, 1 the baseline of the same block and seed, 2 the run, NaN unparsed.
         judged_by: The judge's name; "" where there was none.
+        to_come: Stages whose runs cannot be planned before earlier ones are done.
+        notes: What happened on the way that a reader must know, a sentence each.
     """
 
     recipe: Mapping[str, Any]
@@ -263,6 +279,17 @@ class StudyResult:
         default_factory=dict[tuple[str, str], Mapping[str, float]]
     )
     judged_by: str = ""
+    to_come: tuple[Stage, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def at(self, stage: Stage) -> "StudyResult":
+        """The study's runs of one stage alone."""
+        return replace(self, planned=tuple(run for run in self.planned if run.stage == stage))
+
+    @property
+    def judged_stage(self) -> Stage:
+        """The stage whose runs the verdict rests on."""
+        return "confirm" if self.recipe.get("study", {}).get("confirm_seeds") else "main"
 
 
 def to_json(record: object) -> dict[str, Any]:

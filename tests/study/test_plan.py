@@ -103,7 +103,7 @@ def test_control_waits_for_its_noisy_twin_of_the_same_seed_and_block():
         ({"scientific": {"noise.alpha": [0, 5], "train.epochs": [1, 2]}}, "exactly one arm without noise.*got 2 of 4"),
         ({"scientific": {"noise.alpha": [0, 5, 5]}}, "different values"),
         ({"scientific": {"noise.alpha": [0, -5]}}, "greater than or equal to 0, got -5"),
-        ({"seeds": [0, 0]}, "seeds must differ"),
+        ({"seeds": [0, 0]}, "seeds must be different whole numbers"),
         ({"controls": [{"match": {"noise.alpha": 9}}]}, "must be one of the arms"),
         ({"controls": [{"match": {"noise.alpha": 0}}]}, "must match a noisy arm"),
     ],

@@ -18,7 +18,7 @@ DETERMINING = (
     "training",
     "evaluation",
     "records.py",
-    "config.py",
+    "config/run.py",
     "study/run.py",
     "study/data.py",
 )

@@ -1,6 +1,5 @@
-"""Every knob: YAML in, dotted overrides, one resolved file out.
+"""The knobs that determine one run: model, data, training, noise, evaluation, seed.
 
-A recipe is a `Recipe`. Without its `study` section it is a `RunConfig`: what determines one run.
 Paper defaults are those of reference section 3 (arXiv 2310.05914, appendix A.1 and the authors' train.py).
 """
 
@@ -8,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-KnobValue = bool | float | str
+KnobValue = bool | float | str | list[str] | None
 """What one setting can be set to on an axis of a study; whole numbers are read as numbers."""
 
 
@@ -185,60 +184,6 @@ class EvaluateConfig(Knobs):
         return None if self.judge == LATER else self.judge
 
 
-class Control(Knobs):
-    """An arm that explains an effect and never wins."""
-
-    kind: Literal["equal_train_loss"] = "equal_train_loss"
-    """equal_train_loss: the baseline, stopped once its clean training loss is at or below the one its
-    noisy twin (same seed, same block) ended with."""
-    match: dict[str, KnobValue] = Field(default_factory=dict[str, KnobValue])
-    """The scientific setting of the noisy twin, e.g. {noise.nsr: 0.6}."""
-
-
-class Decision(Knobs):
-    """The rule, written down before the runs, that turns intervals into a verdict."""
-
-    choose_by: str = "loss"
-    """Metric on the held-out part by which one alpha is chosen (a score, or "win_rate", "lc_win_rate")."""
-    judge_by: str = "loss"
-    """Metric on the test part by which the chosen alpha is judged."""
-    harm_by: list[str] = Field(default_factory=list[str])
-    """Metrics on the test part that must not get worse by more than their tolerance."""
-    harm_tolerance: dict[str, float] = Field(default_factory=dict[str, float])
-    """Largest acceptable worsening per harm metric, in the metric's unit; 0 where not given."""
-    harm_ruled_out: bool = False
-    """Whether "use" needs every harm ruled out beyond its tolerance, where else it must only not be shown."""
-    min_effect: float = Field(default=0.0, ge=0)
-    """Smallest effect worth having, in the judged metric's unit."""
-    confidence: float = Field(default=0.95, gt=0.5, lt=1)
-    """Confidence of every interval."""
-
-    @model_validator(mode="after")
-    def _tolerances_belong(self) -> "Decision":
-        for metric, tolerance in self.harm_tolerance.items():
-            if metric not in self.harm_by or tolerance < 0:
-                raise ValueError(
-                    f"study.decision.harm_tolerance takes tolerances >= 0 for metrics of harm_by {self.harm_by}, "
-                    f"got {metric}: {tolerance}."
-                )
-        return self
-
-
-class StudyConfig(Knobs):
-    """Which runs are made and how they are compared."""
-
-    scientific: dict[str, list[KnobValue]] = Field(default_factory=lambda: {"noise.alpha": [0, 5]})
-    """Dotted knob -> values; their product is the arms. Exactly one combination must be noiseless."""
-    blocks: dict[str, list[KnobValue]] = Field(default_factory=dict[str, list[KnobValue]])
-    """Dotted knob -> values within which arms are compared, never across (worlds, models, data sets)."""
-    seeds: list[int] = Field(default_factory=lambda: [0, 1, 2], min_length=1)
-    """Seeds; arms with one seed share data order, dropout and adapter initialisation."""
-    controls: list[Control] = Field(default_factory=list[Control])
-    """Control arms."""
-    decision: Decision = Decision()
-    """The rule for the verdict."""
-
-
 class RunConfig(Knobs):
     """What determines one run."""
 
@@ -257,18 +202,3 @@ class RunConfig(Knobs):
         """Whether this run's model is asked again under the control variants."""
         is_baseline = self.noise.is_off and self.stop_at_train_loss_of is None
         return is_baseline or self.evaluate.variants_of == "all"
-
-
-class Recipe(Knobs):
-    """One question, and all that is needed to answer it."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Names the study's folder."""
-    question: str = ""
-    """What the study asks, in a sentence; heads the report."""
-    model: ModelConfig = ModelConfig()
-    data: DataConfig = DataConfig()
-    train: TrainConfig = TrainConfig()
-    noise: NoiseConfig = NoiseConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
-    study: StudyConfig = StudyConfig()
