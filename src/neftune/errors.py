@@ -11,6 +11,7 @@
         ├── NoiseError        a configured noise that did not, or cannot, reach the model
         ├── DivergedError     the loss became NaN or infinite
         ├── StoreError        a result that cannot be written or read
+        ├── StudyError        a study whose later stages have nothing to rest on
         └── EndpointError     a model server that cannot be reached, or will not answer
 
 A message says what was required, what was received and what to do, in that order.
@@ -67,6 +68,10 @@ class DivergedError(WorkError):
 
 class StoreError(WorkError):
     """A result cannot be written or read."""
+
+
+class StudyError(WorkError):
+    """A study's later stages have nothing to rest on."""
 
 
 class EndpointError(WorkError):

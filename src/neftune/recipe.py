@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -83,6 +83,18 @@ def knob_names(kind: type[BaseModel], prefix: str = "") -> list[str]:
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             names += knob_names(annotation, f"{prefix}{name}.")
         else:
+            names.append(prefix + name)
+    return names
+
+
+def mapping_knobs(kind: type[BaseModel], prefix: str = "") -> list[str]:
+    """Every dotted knob that holds a mapping of names to values, whose entries can be set one by one."""
+    names: list[str] = []
+    for name, info in kind.model_fields.items():
+        annotation = info.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            names += mapping_knobs(annotation, f"{prefix}{name}.")
+        elif get_origin(annotation) is dict:
             names.append(prefix + name)
     return names
 

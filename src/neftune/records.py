@@ -292,6 +292,20 @@ class StudyResult:
         return "confirm" if self.recipe.get("study", {}).get("confirm_seeds") else "main"
 
 
+def baseline_runs(result: StudyResult) -> dict[str, PlannedRun]:
+    """Run id -> the planned run it is compared with: same stage, block and seed; none for a baseline itself."""
+    corners = {(run.stage, run.block, run.arm, run.seed): run for run in result.planned}
+    baselines = {(run.stage, run.block, run.seed): run for run in result.planned if run.is_baseline}
+    found: dict[str, PlannedRun] = {}
+    for run in result.planned:
+        if not run.is_baseline:
+            twin = corners.get((run.stage, run.block, run.against, run.seed))
+            twin = twin or baselines.get((run.stage, run.block, run.seed))
+            if twin:
+                found[run.run_id] = twin
+    return found
+
+
 def to_json(record: object) -> dict[str, Any]:
     """A record as plain data, ready for `json.dumps`."""
     return asdict(record)  # pyright: ignore[reportArgumentType, reportCallIssue]

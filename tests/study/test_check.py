@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from neftune.config import RunConfig
+from neftune.config import Recipe, RunConfig
 from neftune.errors import ConfigError, DataError, InputError, UnknownNameError
 from neftune.recipe import validate
-from neftune.study.check import check_run
+from neftune.study.check import check_recipe, check_run
 from tests.evaluation.benchmarks.published_rows import write_published
 
 
@@ -21,13 +21,19 @@ from tests.evaluation.benchmarks.published_rows import write_published
         ({"evaluate": {"judge": "fact"}}, "Did you mean 'facts'"),
         ({"data": {"source": "x.jsonl"}, "model": {"path": "m"}, "evaluate": {"judge": "facts"}}, "microworld"),
         ({"data": {"source": "x.jsonl"}}, "Name a model with --model.path"),
-        ({"evaluate": {"parts": ["test"]}}, "must have heldout"),
         ({"train": {"batch_size": 10, "micro_batch_size": 4}}, "must be a multiple of"),
     ],
 )
 def test_a_wrong_run_is_refused_with_its_reason(settings: dict[str, Any], message: str):
     with pytest.raises(InputError, match=message):
         check_run(validate(RunConfig, settings, source="test"))
+
+
+def test_a_study_must_have_a_part_to_choose_on_and_one_to_judge_on():
+    for parts in (["test"], ["heldout"], ["train"]):
+        with pytest.raises(ConfigError, match="must have heldout"):
+            check_recipe(Recipe.model_validate({"name": "r", "evaluate": {"parts": parts}}))
+    check_recipe(Recipe(name="r"))
 
 
 def test_the_defaults_are_a_run():

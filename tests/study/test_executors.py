@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from neftune.analysis.choosing import HeldOut
 from neftune.config import KnobValue, Recipe
 from neftune.recipe import validate
 from neftune.records import StudyResult
@@ -34,7 +35,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 @pytest.fixture(scope="module")
 def undisturbed(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyResult]:
     root = tmp_path_factory.mktemp("runs")
-    return root, run_study(recipe, root=root, workers=2)
+    return root, run_study(recipe, choosing=HeldOut(), root=root, workers=2)
 
 
 def numbers(root: Path) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def test_what_is_done_is_not_done_again(recipe: Recipe, undisturbed: tuple[Path,
     root, _ = undisturbed
     before = {path: path.stat().st_mtime_ns for path in root.glob("runs/*/result.json")}
     seen: list[Status] = []
-    run_study(recipe, root=root, workers=2, watch=seen.append)
+    run_study(recipe, choosing=HeldOut(), root=root, workers=2, watch=seen.append)
     assert {path: path.stat().st_mtime_ns for path in root.glob("runs/*/result.json")} == before
     assert len(seen) == 1
 
@@ -94,7 +95,7 @@ def test_a_killed_worker_costs_an_attempt_and_no_result(
                 killed.append(child.pid or 0)
                 child.kill()
 
-    result = run_study(recipe, root=tmp_path, workers=2, watch=kill_once)
+    result = run_study(recipe, choosing=HeldOut(), root=tmp_path, workers=2, watch=kill_once)
     assert killed
     assert not result.failures
     assert numbers(tmp_path) == numbers(undisturbed[0])
@@ -103,7 +104,7 @@ def test_a_killed_worker_costs_an_attempt_and_no_result(
 def test_a_run_that_diverges_fails_alone_and_says_why(recipe: Recipe, tmp_path: Path):
     rates: list[KnobValue] = [1e-3, 1e30]
     study = recipe.study.model_copy(update={"blocks": {"train.learning_rate": rates}, "seeds": [0]})
-    result = run_study(recipe.model_copy(update={"study": study}), root=tmp_path, workers=1)
+    result = run_study(recipe.model_copy(update={"study": study}), choosing=HeldOut(), root=tmp_path, workers=1)
     assert {run.config["train"]["learning_rate"] for run in result.planned if run.run_id in result.failures} == {1e30}
     assert {failure.error for failure in result.failures.values()} == {"DivergedError"}
     assert len(result.records) == 2

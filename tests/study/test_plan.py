@@ -8,12 +8,14 @@ from neftune.config import DataConfig, Recipe, RunConfig
 from neftune.errors import ConfigError
 from neftune.recipe import validate
 from neftune.records import PlannedRun
-from neftune.study.plan import make_plan, setting_name
+from neftune.study.arms import setting_name
+from neftune.study.plan import Identify
+from tests.staged import plan_of
 
 
 def plan(study: dict[str, Any], *, code: str = "c", **sections: Any) -> tuple[PlannedRun, ...]:
     recipe = validate(Recipe, {"name": "r", "study": study, **sections}, source="test")
-    return make_plan(recipe, data_fingerprint=_data, model_fingerprint=_model, code_version=code)
+    return plan_of(recipe, Identify(data_fingerprint=_data, model_fingerprint=_model, code_version=code)).planned
 
 
 def _data(data: DataConfig) -> str:
@@ -64,15 +66,15 @@ def test_code_and_data_are_part_of_the_id():
     study = {"scientific": {"noise.alpha": [0]}, "seeds": [0]}
     assert plan(study)[0].run_id != plan(study, code="d")[0].run_id
     recipe = validate(Recipe, {"name": "r", "study": study}, source="test")
-    other = make_plan(recipe, data_fingerprint=lambda _: "x", model_fingerprint=_model, code_version="c")
-    assert plan(study)[0].run_id != other[0].run_id
+    other = plan_of(recipe, Identify(data_fingerprint=lambda _: "x", model_fingerprint=_model, code_version="c"))
+    assert plan(study)[0].run_id != other.planned[0].run_id
 
 
 def test_names_and_questions_are_not_part_of_the_id():
     study = {"scientific": {"noise.alpha": [0]}, "seeds": [0]}
     renamed = validate(Recipe, {"name": "s", "question": "why?", "study": study}, source="test")
-    other = make_plan(renamed, data_fingerprint=_data, model_fingerprint=_model, code_version="c")
-    assert plan(study)[0].run_id == other[0].run_id
+    other = plan_of(renamed, Identify(data_fingerprint=_data, model_fingerprint=_model, code_version="c"))
+    assert plan(study)[0].run_id == other.planned[0].run_id
 
 
 def test_control_waits_for_its_noisy_twin_of_the_same_seed_and_block():
@@ -99,8 +101,21 @@ def test_control_waits_for_its_noisy_twin_of_the_same_seed_and_block():
     ("study", "message"),
     [
         ({"scientific": {"noise.alfa": [0, 5]}}, r"'noise\.alfa'.*Did you mean 'noise\.alpha'"),
-        ({"scientific": {"noise.alpha": [5, 15]}}, "exactly one arm without noise.*got 0 of 2"),
-        ({"scientific": {"noise.alpha": [0, 5], "train.epochs": [1, 2]}}, "exactly one arm without noise.*got 2 of 4"),
+        ({"scientific": {"noise.alpha": [5, 15]}}, "needs an arm without noise.*got 0 of 2"),
+        ({"arms": [{"noise.alpha": 5}, {"noise.nsr": 0.5}]}, "needs an arm without noise.*got 0 of 2"),
+        ({"arms": [{}, {"noise.alpha": 5}, {"noise.alpha": 5}]}, "arms must differ"),
+        ({"arms": [{}, {"noise.alfa": 5}]}, r"'noise\.alfa'.*Did you mean 'noise\.alpha'"),
+        ({"arms": [{}, {"data.source": "x"}]}, "Put it under blocks"),
+        ({"nuisance": {"noise.alpha": [0, 1]}}, "belongs to one kind of axis"),
+        ({"nuisance": {"train.lr": [0.1]}}, "Did you mean"),
+        ({"nuisance": {"train.learning_rate": []}}, "one or more different values"),
+        ({"search": {"knob": "noise.nsr"}}, "confirmed on fresh seeds"),
+        ({"search": {"knob": "noise.nsr", "refine": 0}, "arms": [{}]}, "whole design"),
+        ({"search": {"knob": "noise.nsr", "refine": 0}, "scientific": {"noise.nsr": [0]}}, "whole design"),
+        ({"search": {"knob": "noise.nsr", "low": 2, "high": 2}}, "low < high"),
+        ({"search": {"knob": "noise.nsr", "low": 1, "high": 1.01, "points": 20, "refine": 0}}, "arms must differ"),
+        ({"confirm_seeds": [0, 9]}, r"must be untouched, got \[0\]"),
+        ({"confirm_seeds": [1000], "nuisance": {"train.epochs": [1]}}, r"must be untouched, got \[1000\]"),
         ({"scientific": {"noise.alpha": [0, 5, 5]}}, "different values"),
         ({"scientific": {"noise.alpha": [0, -5]}}, "greater than or equal to 0, got -5"),
         ({"seeds": [0, 0]}, "seeds must be different whole numbers"),
@@ -111,6 +126,43 @@ def test_control_waits_for_its_noisy_twin_of_the_same_seed_and_block():
 def test_a_wrong_study_is_refused_with_its_reason(study: dict[str, Any], message: str):
     with pytest.raises(ConfigError, match=message):
         plan(study)
+
+
+def test_a_factorial_compares_each_noisy_arm_with_the_same_arm_without_noise():
+    axes = {"noise.alpha": [0, 5], "train.weight_decay": [0, 0.1], "model.adapter": ["none", "lora"]}
+    runs = plan({"scientific": axes, "seeds": [0]})
+    against = {run.arm: run.against for run in runs}
+    assert len(runs) == 8
+    assert [run.arm for run in runs if run.is_baseline] == ["baseline"]
+    assert against["alpha=5, weight_decay=0, adapter=none"] == "baseline"
+    assert against["alpha=5, weight_decay=0.1, adapter=lora"] == "alpha=0, weight_decay=0.1, adapter=lora"
+    assert against["alpha=0, weight_decay=0.1, adapter=lora"] == "baseline"
+    assert {run.arm for run in runs if run.is_noisy} == {name for name in against if name.startswith("alpha=5")}
+    assert runs[-1].setting == {"noise.alpha": 5, "train.weight_decay": 0.1, "model.adapter": "lora"}
+
+
+def test_one_baseline_where_an_axis_changes_the_noise_alone():
+    runs = plan({"scientific": {"noise.alpha": [0, 5], "noise.distribution": ["uniform", "gaussian"]}, "seeds": [0]})
+    assert [run.arm for run in runs] == ["baseline", "alpha=5, distribution=uniform", "alpha=5, distribution=gaussian"]
+    assert {run.against for run in runs} == {"baseline"}
+
+
+def test_arms_one_by_one_stand_alone_or_beside_the_product():
+    alone = plan({"arms": [{}, {"noise.alpha": 5}, {"train.epochs": 5}], "seeds": [0]})
+    assert [run.arm for run in alone] == ["baseline", "alpha=5", "epochs=5"]
+    assert [run.is_noisy for run in alone] == [False, True, False]
+    beside = plan(
+        {"scientific": {"noise.alpha": [0, 5]}, "arms": [{"noise.alpha": 5, "train.epochs": 5}], "seeds": [0]}
+    )
+    assert [run.arm for run in beside] == ["baseline", "alpha=5", "alpha=5, epochs=5"]
+    assert beside[2].against == "baseline"
+
+
+def test_models_and_data_sets_on_a_scientific_axis_are_blocks():
+    runs = plan({"scientific": {"noise.alpha": [0, 5], "model.path": ["a", "b"]}, "seeds": [0]})
+    assert {(run.block, run.arm) for run in runs} == {
+        (block, arm) for block in ("model=a", "model=b") for arm in ("baseline", "alpha=5")
+    }
 
 
 def test_large_and_close_values_keep_names_of_their_own():

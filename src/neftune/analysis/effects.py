@@ -23,7 +23,7 @@ from neftune.records import StudyResult
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """The paired difference of an arm from the baseline on one metric.
+    """The paired difference of an arm from the arm it is compared with, mostly the baseline, on one metric.
 
     Attributes:
         block, part, arm, metric: What it is the effect of, on what.
@@ -42,6 +42,7 @@ class Effect:
             None for win rates and the gap. It is too narrow at few seeds (docs/statistics.md).
         is_control: Whether the arm is a control.
         components: Where the variance comes from: seeds, then examples beyond seeds; what planning needs.
+        against: The arm that it is the difference from.
     """
 
     block: str
@@ -64,6 +65,7 @@ class Effect:
     bootstrap: tuple[float, float] | None = None
     is_control: bool = False
     components: tuple[Component, ...] = ()
+    against: str = "baseline"
 
     @property
     def num_seeds(self) -> int:
@@ -94,24 +96,31 @@ def decision_of(result: StudyResult) -> Decision:
     return Decision.model_validate(result.recipe.get("study", {}).get("decision", {}))
 
 
-def pairing_effects(pairing: Pairing, *, confidence: float) -> Iterator[Effect]:
-    """Every effect of one arm in one block."""
-    for part in pairing.parts():
-        examples = shared_examples((*pairing.baseline, *pairing.runs), part)
-        for metric in (one for one in pairing.metrics(part) if one not in NO_MEAN):
-            baseline = score_matrix(pairing.baseline, examples, metric)
-            arm = score_matrix(pairing.runs, examples, metric)
-            yield from _mean_effect(
-                pairing, part, metric, (baseline, arm), unmatched=examples.num_unmatched, confidence=confidence
-            )
+def pairing_effects(
+    pairing: Pairing, *, confidence: float, part: str | None = None, metric: str | None = None
+) -> Iterator[Effect]:
+    """Every effect of one arm in one block, or those on one part and of one metric."""
+    for one in (known for known in pairing.parts() if part in (None, known)):
+        found = _part_effects(pairing, one, metric, confidence)
+        yield from (effect for effect in found if metric in (None, effect.metric))
+
+
+def _part_effects(pairing: Pairing, part: str, wanted: str | None, confidence: float) -> Iterator[Effect]:
+    """The effects on one part; those of metrics that are not wanted may be left out."""
+    examples = shared_examples((*pairing.baseline, *pairing.runs), part)
+    for metric in (one for one in pairing.metrics(part) if one not in NO_MEAN and wanted in (None, one)):
+        baseline = score_matrix(pairing.baseline, examples, metric)
+        arm = score_matrix(pairing.runs, examples, metric)
         yield from _mean_effect(
-            pairing, part, VERBATIM, verbatim_shares(pairing, part), unmatched=0, confidence=confidence
+            pairing, part, metric, (baseline, arm), unmatched=examples.num_unmatched, confidence=confidence
         )
-        for rate in win_rates(pairing, part, confidence=confidence) if part != "train" else ():
-            yield _effect(pairing, part, rate.metric, (rate.baseline, rate.arm), rate.interval)
-        gap = gap_interval(pairing, confidence=confidence) if part == "train" else None
-        if gap is not None:
-            yield _effect(pairing, part, GAP, gap[:2], gap[2])
+    yield from _mean_effect(pairing, part, VERBATIM, verbatim_shares(pairing, part), unmatched=0, confidence=confidence)
+    has_rates = part != "train" and (wanted is None or wanted not in pairing.metrics(part))
+    for rate in win_rates(pairing, part, confidence=confidence) if has_rates else ():
+        yield _effect(pairing, part, rate.metric, (rate.baseline, rate.arm), rate.interval)
+    gap = gap_interval(pairing, confidence=confidence) if part == "train" else None
+    if gap is not None:
+        yield _effect(pairing, part, GAP, gap[:2], gap[2])
 
 
 def find_effects(
@@ -171,6 +180,7 @@ def _effect(
         method=interval.method,
         is_control=pairing.is_control,
         components=interval.components,
+        against=pairing.against,
     )
 
 

@@ -35,12 +35,20 @@ class Candidate:
 def rank_arms(
     effects: Sequence[Effect], arms: Sequence[str], *, blocks: Sequence[str], metric: str
 ) -> tuple[Candidate, ...]:
-    """The arms that have the metric in every block of the held-out part, best first; ties keep the plan's order."""
+    """The arms that have the metric in every block of the held-out part, best first; ties keep the plan's order.
+
+    An arm that is compared with another one than the baseline is credited with what that one gains over it.
+    """
+    known = {
+        (effect.block, effect.arm): (gain_of(metric, effect.part, effect.estimate), effect.against)
+        for effect in find_effects(effects, part=CHOSEN_ON, metric=metric)
+    }
     found: list[Candidate] = []
     for arm in arms:
         by_block = {
-            effect.block: gain_of(metric, effect.part, effect.estimate)
-            for effect in find_effects(effects, part=CHOSEN_ON, arm=arm, metric=metric)
+            block: gain + known.get((block, against), (0.0, ""))[0]
+            for (block, name), (gain, against) in known.items()
+            if name == arm
         }
         if set(by_block) == set(blocks):
             found.append(Candidate(arm, math.fsum(by_block.values()) / len(by_block), by_block))

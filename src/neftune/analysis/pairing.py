@@ -26,7 +26,7 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """One arm and the baseline in one block, seed by seed.
+    """One arm and the arm it is compared with in one block, seed by seed.
 
     Attributes:
         block: Where they are compared.
@@ -36,6 +36,7 @@ class Pairing:
         baseline, runs: Their runs, one a seed.
         judged: What a judge prefers, asked after the runs, one entry a seed: part -> example id -> preference,
             1 the baseline, 2 the arm, NaN unparsed.
+        against: Name of the arm it is compared with: the one that lacks its noise alone, or else the baseline.
     """
 
     block: str
@@ -45,6 +46,7 @@ class Pairing:
     baseline: tuple[RunRecord, ...]
     runs: tuple[RunRecord, ...]
     judged: tuple[Mapping[str, Mapping[str, float]], ...] = ()
+    against: str = "baseline"
 
     def is_judged(self, part: str) -> bool:
         """Whether a judge was asked about this part of every seed."""
@@ -78,24 +80,35 @@ class Examples:
 
 
 def pairings(result: StudyResult) -> tuple[Pairing, ...]:
-    """Every arm beside the baseline of its block, where at least one seed has both."""
+    """Every arm beside the arm it is compared with, block by block, where at least one seed has both."""
+    planned: dict[str, dict[str, list[PlannedRun]]] = {}
+    for run in result.planned:
+        planned.setdefault(run.block, {}).setdefault(run.arm, []).append(run)
+    judged = _judged(result)
     made: list[Pairing] = []
-    for block in dict.fromkeys(run.block for run in result.planned):
-        planned = [run for run in result.planned if run.block == block]
-        baseline = _done(result, [run for run in planned if run.is_baseline])
-        for arm in dict.fromkeys(run.arm for run in planned if not run.is_baseline):
-            of_arm = [run for run in planned if run.arm == arm]
-            runs = _done(result, of_arm)
+    for block, arms in planned.items():
+        baselines = [name for name, runs in arms.items() if runs[0].is_baseline]
+        for arm, of_arm in arms.items():
+            against = of_arm[0].against if of_arm[0].against in arms else next(iter(baselines), "")
+            if of_arm[0].is_baseline or against not in arms:
+                continue
+            baseline, runs = _done(result, arms[against]), _done(result, of_arm)
             seeds = tuple(seed for seed in baseline if seed in runs)
             if seeds:
                 pairs = tuple(baseline[seed] for seed in seeds), tuple(runs[seed] for seed in seeds)
-                judged = tuple(_judged(result, run.run_id) for run in pairs[1])
-                made.append(Pairing(block, arm, of_arm[0].is_control, seeds, *pairs, judged=judged))
+                preferences = tuple(judged.get(run.run_id, {}) for run in pairs[1])
+                made.append(
+                    Pairing(block, arm, of_arm[0].is_control, seeds, *pairs, judged=preferences, against=against)
+                )
     return tuple(made)
 
 
-def _judged(result: StudyResult, run_id: str) -> dict[str, Mapping[str, float]]:
-    return {part: preferences for (part, run), preferences in result.judged.items() if run == run_id}
+def _judged(result: StudyResult) -> dict[str, dict[str, Mapping[str, float]]]:
+    """Run id -> part -> what a judge prefers there."""
+    found: dict[str, dict[str, Mapping[str, float]]] = {}
+    for (part, run_id), preferences in result.judged.items():
+        found.setdefault(run_id, {})[part] = preferences
+    return found
 
 
 def missing_runs(result: StudyResult) -> tuple[Missing, ...]:

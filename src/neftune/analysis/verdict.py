@@ -2,7 +2,8 @@
 
     choose one noisy arm on held-out data -> judge it on test data, in every block -> use | no evidence | harmful
 
-The arm is chosen on other examples but with the same runs, so luck of the seeds is shared by choice and judgement: the
+With confirmation seeds the choice was made on other runs, and the interval stands as it is. Without, the arm is chosen
+on other examples but with the same runs, so luck of the seeds is shared by choice and judgement: the
 interval that must clear zero is widened for it (`judging.chosen_end`). "Use" needs every block and every harm metric to
 agree, which makes it rarer, never more frequent, than one interval's error rate. "Harmful" needs one of them only and
 errs on the side of caution.
@@ -13,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from neftune.analysis.confirmation import confirmation_reasons, to_come_reason
 from neftune.analysis.effects import Effect, decision_of, find_effects, require_effect
 from neftune.analysis.judging import (
     CHOSEN_ON,
@@ -84,16 +86,19 @@ def decide(result: StudyResult, effects: Sequence[Effect]) -> Verdict:
     """
     rule = decision_of(result)
     check_rule(rule)
+    study, result = result, result.at(result.judged_stage)
+    if waits := to_come_reason(study):
+        return _incomplete(rule, [waits])
     missing = missing_runs(result)
     unfinished = [_described(run) for run in missing if _blocks_verdict(result, run)]
     if unfinished:
         return _incomplete(rule, unfinished)
     failed = {run.arm: run for run in missing}
-    arms = dict.fromkeys(run.arm for run in result.planned if not (run.is_baseline or run.is_control))
+    arms = dict.fromkeys(run.arm for run in result.planned if run.is_noisy and not (run.is_baseline or run.is_control))
     excluded = [f"No candidate: {_described(run)}" for run in failed.values() if run.arm in arms]
     entrants = [arm for arm in arms if arm not in failed]
     if not entrants:
-        return _incomplete(rule, excluded or ["the study has no noisy arm."])
+        return _incomplete(rule, excluded or [*study.notes, "the study has no noisy arm."])
     unjudged = _unjudged_parts(result, effects, rule)
     if unjudged:
         command = f"neftune judge --study {result.recipe.get('name')} --model MODEL --part"
@@ -106,7 +111,7 @@ def decide(result: StudyResult, effects: Sequence[Effect]) -> Verdict:
     candidates = rank_arms(effects, entrants, blocks=blocks, metric=rule.choose_by)
     if not candidates:
         return _incomplete(rule, [f"no arm has {rule.choose_by} in every block on the {CHOSEN_ON} part.", *excluded])
-    return _judge(result, effects, rule, candidates, excluded)
+    return _judge(result, effects, rule, candidates, [*confirmation_reasons(study, rule), *excluded, *study.notes])
 
 
 def _unjudged_parts(result: StudyResult, effects: Sequence[Effect], rule: Decision) -> list[str]:
@@ -154,7 +159,8 @@ def check_rule(rule: Decision, *, has_judge: bool = True, judges_later: bool = F
 
 def _blocks_verdict(result: StudyResult, run: Missing) -> bool:
     planned = next(planned for planned in result.planned if planned.run_id == run.run_id)
-    return not planned.is_control and (planned.is_baseline or run.run_id not in result.failures)
+    is_reference = planned.is_baseline or any(one.against == planned.arm for one in result.planned)
+    return not planned.is_control and (is_reference or run.run_id not in result.failures)
 
 
 def _described(run: Missing) -> str:
@@ -182,7 +188,7 @@ def _judge(
     effects: Sequence[Effect],
     rule: Decision,
     candidates: tuple[Candidate, ...],
-    excluded: Sequence[str],
+    further: Sequence[str],
 ) -> Verdict:
     arm = candidates[0].arm
     judged = find_effects(effects, part=JUDGED_ON, arm=arm, metric=rule.judge_by)
@@ -195,7 +201,7 @@ def _judge(
         alpha=alpha,
         nsr=nsr,
         sentence=verdict_sentence(kind, judged, harms, rule, arm=named_arm(arm, alpha), num_arms=len(candidates)),
-        reasons=(*reasons_for(effects, judged, harms, rule=rule, candidates=candidates, kind=kind), *excluded),
+        reasons=(*reasons_for(effects, judged, harms, rule=rule, candidates=candidates, kind=kind), *further),
         chosen_on=(CHOSEN_ON, rule.choose_by),
         judged_on=(JUDGED_ON, rule.judge_by),
         rule=rule_in_words(rule),

@@ -24,7 +24,7 @@ class _Contest:
 def judge_study(options: argparse.Namespace) -> int:
     """Ask about every comparison of the study in one go, keep the preferences with it, write its report."""
     from neftune.cli.judge import annotator_name, ask, exit_code
-    from neftune.cli.verbs import write_study_report
+    from neftune.cli.study import write_study_report
     from neftune.errors import ConfigError
     from neftune.evaluation.preference.pairing import pair_outputs
     from neftune.study.judged import FILE, comparisons, judged_data, merged, with_judged

@@ -42,7 +42,7 @@ Any other pipeline, in your own script:
   with neftune.audit(trainer) as audit: trainer.train()
   print(audit.result())"""
 
-VERBS: dict[str, str] = {"list": "show"}
+VERBS: dict[str, str] = {"list": "listed"}
 """Verbs whose function has another name."""
 
 OWN_MODULES: dict[str, str] = {
@@ -97,6 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _function(verb: str) -> Callable[[argparse.Namespace, list[str]], int]:
     if verb in OWN_MODULES:
         return import_module(OWN_MODULES[verb]).run
+    if verb == "study":
+        return import_module("neftune.cli.study").run
     return getattr(import_module("neftune.cli.verbs"), VERBS.get(verb, verb))
 
 

@@ -107,7 +107,7 @@ class StudyConfig(Knobs):
         given = cast(Mapping[str, Any], values)
         search: Any = given.get("search")
         searches = isinstance(search, Mapping) and bool(cast(Mapping[str, Any], search).get("knob"))
-        return {"scientific": {}, **given} if given.get("arms") or searches else values
+        return {"scientific": {}, **given} if given.get("arms") or searches else given
 
     @model_validator(mode="after")
     def _stages_fit(self) -> "StudyConfig":

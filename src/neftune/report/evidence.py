@@ -19,13 +19,16 @@ class Evidence:
     """A study with its effects and its verdict.
 
     Attributes:
-        overview: The study by arm, block and seed.
+        study: All of it, every stage.
+        overview: The stage that the verdict rests on (the latest one planned, while that is to come), by arm, block
+            and seed.
         effects: Every effect.
         verdict: What the rule makes of them.
         rows: A row of means for every planned run.
         decision: The rule.
     """
 
+    study: StudyResult
     overview: Overview
     effects: tuple[Effect, ...]
     verdict: Verdict
@@ -71,19 +74,21 @@ _last: list[Evidence] = []
 
 def gather(result: StudyResult) -> Evidence:
     """Effects, verdict and rows of a study, finished or not; kept until another study is asked for."""
-    if not _last or _last[0].overview.result is not result:
+    if not _last or _last[0].study is not result:
         _last[:] = [_gathered(result)]
     return _last[0]
 
 
 def _gathered(result: StudyResult) -> Evidence:
-    overview, rule = Overview(result), decision_of(result)
-    effects = study_effects(result)
+    stages = {run.stage for run in result.planned}
+    shown = result.judged_stage if result.judged_stage in stages else "main" if "main" in stages else "tune"
+    overview, rule = Overview(result.at(shown)), decision_of(result)
+    effects = study_effects(overview.result)
     try:
         verdict = decide(result, effects)
     except InputError as error:
         verdict = _no_verdict(rule, error)
-    return Evidence(overview, effects, verdict, run_rows(overview), rule)
+    return Evidence(result, overview, effects, verdict, run_rows(overview), rule)
 
 
 def _no_verdict(rule: Decision, error: InputError) -> Verdict:

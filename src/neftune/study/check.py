@@ -4,7 +4,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neftune.config import BenchmarksConfig, RunConfig
+from neftune.config import BenchmarksConfig, Recipe, RunConfig
 from neftune.errors import ConfigError
 from neftune.records import PARTS
 
@@ -33,11 +33,6 @@ def check_run(config: RunConfig) -> None:
         templates[config.data.template]
     if config.evaluate.rule_judge:
         judges[config.evaluate.rule_judge](config.data)
-    if not {"heldout", "test"} <= set(config.evaluate.parts):
-        raise ConfigError(
-            "evaluate.parts must have heldout (choices are made on it) and test (judged on), "
-            f"got {config.evaluate.parts}."
-        )
     _check_variants(config)
     if config.evaluate.benchmarks.tasks:
         _check_benchmarks(config.evaluate.benchmarks.model_dump_json())
@@ -51,6 +46,19 @@ def check_run(config: RunConfig) -> None:
         raise ConfigError(
             f"model.path 'microworld' knows the microworld alone, got data.source {config.data.source!r}. "
             "Name a model with --model.path."
+        )
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Refuse a study that could choose nothing, or judge nothing.
+
+    Raises:
+        ConfigError: The part on which choices are made, or the one that is judged, is not evaluated.
+    """
+    if not {"heldout", "test"} <= set(recipe.evaluate.parts):
+        raise ConfigError(
+            "evaluate.parts must have heldout (choices are made on it) and test (judged on), "
+            f"got {recipe.evaluate.parts}."
         )
 
 

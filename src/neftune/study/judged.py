@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from neftune.config import RunConfig
 from neftune.errors import DataError
-from neftune.records import Answer, Example, PlannedRun, RunRecord, StudyResult
+from neftune.records import Answer, Example, PlannedRun, RunRecord, StudyResult, baseline_runs
 
 if TYPE_CHECKING:
     from neftune.evaluation.outputs import Outputs
@@ -21,7 +21,7 @@ FILE = "judged.json"
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A run's answers beside those of the baseline with its block and seed.
+    """A run's answers beside those of the run it is compared with, of its block and seed.
 
     Attributes:
         part: The part that was asked.
@@ -53,11 +53,11 @@ def comparisons(result: StudyResult, parts: Sequence[str]) -> tuple[Comparison, 
     Raises:
         DataError: Nothing can be compared, or a run has no answers of a part.
     """
-    baselines = {(run.block, run.seed): run for run in result.planned if run.is_baseline}
+    twins = baseline_runs(result)
     made: list[Comparison] = []
     for run in result.planned:
-        baseline = baselines.get((run.block, run.seed))
-        if run.is_baseline or baseline is None:
+        baseline = twins.get(run.run_id)
+        if baseline is None:
             continue
         ours, theirs = (result.records.get(one.run_id) for one in (run, baseline))
         if ours is not None and theirs is not None:

@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +24,7 @@ from neftune.records import (
     RealisedNoise,
     RunRecord,
     Scores,
+    Stage,
     StudyResult,
 )
 
@@ -105,9 +106,30 @@ class Store:
         except (OSError, ValueError):
             return {}
 
-    def write_study(self, name: str, recipe: Mapping[str, Any], planned: Sequence[PlannedRun]) -> None:
-        """Store a study's plan."""
-        plan = {"recipe": recipe, "planned": [asdict(run) for run in planned]}
+    def write_study(
+        self,
+        name: str,
+        recipe: Mapping[str, Any],
+        planned: Sequence[PlannedRun],
+        *,
+        to_come: Sequence[Stage] = (),
+        notes: Sequence[str] = (),
+    ) -> None:
+        """Store a study's plan as far as it is known.
+
+        Args:
+            name: The study's.
+            recipe: Its resolved recipe.
+            planned: The runs that are known.
+            to_come: Stages that wait for results.
+            notes: What a reader of the results must know.
+        """
+        plan = {
+            "recipe": recipe,
+            "planned": [asdict(run) for run in planned],
+            "to_come": list(to_come),
+            "notes": list(notes),
+        }
         write_json(self.study_folder(name) / "plan.json", plan)
 
     def read_study(self, name: str) -> StudyResult:
@@ -121,7 +143,8 @@ class Store:
             known = sorted(one.name for one in (self.root / "studies").iterdir() if (one / "plan.json").is_file())
             raise ConfigError(f"{self.root} must hold the study {name!r}; it holds {', '.join(known) or 'none'}.")
         plan = read_json(path)
-        return self.result(plan["recipe"], tuple(PlannedRun(**run) for run in plan["planned"]))
+        result = self.result(plan["recipe"], tuple(PlannedRun(**run) for run in plan["planned"]))
+        return replace(result, to_come=tuple(plan.get("to_come", ())), notes=tuple(plan.get("notes", ())))
 
     def result(self, recipe: Mapping[str, Any], planned: tuple[PlannedRun, ...]) -> StudyResult:
         """What is stored of the planned runs: done, failed, or neither."""

@@ -21,6 +21,7 @@ from neftune.records import (
     Scores,
     StudyResult,
     Turn,
+    baseline_runs,
     variant_part,
 )
 
@@ -33,15 +34,15 @@ def with_variants(result: StudyResult) -> StudyResult:
     """
     planned: list[PlannedRun] = []
     records: dict[str, RunRecord] = {}
-    baselines = {(run.block, run.seed): run for run in result.planned if run.is_baseline}
+    twins = baseline_runs(result)
     for run in result.planned:
         planned.append(run)
         record = result.records.get(run.run_id)
         if record is None:
             continue
         records[run.run_id] = _plain(record)
-        baseline = baselines.get((run.block, run.seed))
-        twin = result.records.get(baseline.run_id) if baseline and not (run.is_baseline or run.is_control) else None
+        baseline = None if run.is_control else twins.get(run.run_id)
+        twin = result.records.get(baseline.run_id) if baseline else None
         for name, made in (*_asked(record), *_cut(record, twin)):
             one = replace(
                 run,
@@ -50,6 +51,7 @@ def with_variants(result: StudyResult) -> StudyResult:
                 is_baseline=False,
                 is_control=True,
                 after=run.run_id,
+                is_noisy=False,
             )
             planned.append(one)
             records[one.run_id] = replace(made, run_id=one.run_id)
