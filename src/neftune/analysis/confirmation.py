@@ -34,7 +34,8 @@ def confirmation_reasons(study: StudyResult, rule: Decision) -> list[str]:
         said.append(
             f"Chosen{place} from {len(tried)} noisy arms with seeds {_seeds(main)}, which saw the {CHOSEN_ON} part "
             f"alone: {arm}, gain {number(gains.get((block, arm), math.nan))} in {metric_phrase(rule.choose_by)}. "
-            f"Judged on the {JUDGED_ON} part with seeds {_seeds(confirm)}, which chose nothing."
+            f"Judged on the {JUDGED_ON} part with seeds {_seeds(confirm)}, which chose nothing, so that no correction "
+            "for the choice is due."
         )
     return said
 

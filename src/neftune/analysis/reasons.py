@@ -99,16 +99,27 @@ def reasons_for(
     rule: Decision,
     candidates: Sequence[Candidate],
     kind: str,
+    confirmed: Sequence[str] = (),
 ) -> tuple[str, ...]:
-    """What the verdict rests on and what limits it, a sentence each."""
+    """What the verdict rests on and what limits it, a sentence each.
+
+    Args:
+        effects: All effects of the runs that judge.
+        judged: Those of the chosen arm on the judged metric.
+        harms: Those on the harm metrics.
+        rule: The rule.
+        candidates: The arms that could be chosen, best first.
+        kind: The verdict.
+        confirmed: How the arm was chosen, where other runs have chosen it.
+    """
     return (
-        _choice_reason(candidates, rule),
+        *(confirmed or [_choice_reason(candidates, rule)]),
         *_judged_reasons(judged, rule, num_arms=len(candidates)),
         *(seeds_reasons(judged, rule, num_arms=len(candidates)) if kind == "no evidence" else ()),
         *_length_reasons(effects, judged, rule),
         *_harm_reasons(harms, rule),
         *block_reasons(judged, rule),
-        *several_arms_reasons(effects, candidates, rule),
+        *(() if confirmed else several_arms_reasons(effects, candidates, rule)),
     )
 
 

@@ -111,7 +111,7 @@ def decide(result: StudyResult, effects: Sequence[Effect]) -> Verdict:
     candidates = rank_arms(effects, entrants, blocks=blocks, metric=rule.choose_by)
     if not candidates:
         return _incomplete(rule, [f"no arm has {rule.choose_by} in every block on the {CHOSEN_ON} part.", *excluded])
-    return _judge(result, effects, rule, candidates, [*confirmation_reasons(study, rule), *excluded, *study.notes])
+    return _judge(study, effects, rule, candidates, [*excluded, *study.notes])
 
 
 def _unjudged_parts(result: StudyResult, effects: Sequence[Effect], rule: Decision) -> list[str]:
@@ -184,7 +184,7 @@ def _incomplete(rule: Decision, reasons: Sequence[str]) -> Verdict:
 
 
 def _judge(
-    result: StudyResult,
+    study: StudyResult,
     effects: Sequence[Effect],
     rule: Decision,
     candidates: tuple[Candidate, ...],
@@ -194,14 +194,18 @@ def _judge(
     judged = find_effects(effects, part=JUDGED_ON, arm=arm, metric=rule.judge_by)
     harms = tuple(e for metric in rule.harm_by for e in find_effects(effects, part=JUDGED_ON, arm=arm, metric=metric))
     kind = kind_of(judged, harms, rule, candidates)
-    alpha, nsr = _strength(result, arm)
+    alpha, nsr = _strength(study.at(study.judged_stage), arm)
+    confirmed = confirmation_reasons(study, rule)
     return Verdict(
         kind=kind,
         arm=arm,
         alpha=alpha,
         nsr=nsr,
         sentence=verdict_sentence(kind, judged, harms, rule, arm=named_arm(arm, alpha), num_arms=len(candidates)),
-        reasons=(*reasons_for(effects, judged, harms, rule=rule, candidates=candidates, kind=kind), *further),
+        reasons=(
+            *reasons_for(effects, judged, harms, rule=rule, candidates=candidates, kind=kind, confirmed=confirmed),
+            *further,
+        ),
         chosen_on=(CHOSEN_ON, rule.choose_by),
         judged_on=(JUDGED_ON, rule.judge_by),
         rule=rule_in_words(rule),
