@@ -192,6 +192,7 @@ def _recipe(
 
 def _plan(names: Sequence[str], blocks: Sequence[str], seeds: Sequence[int]) -> tuple[PlannedRun, ...]:
     runs: list[PlannedRun] = []
+    axis = next((name.partition("=")[0] for name in names if name not in (BASELINE, CONTROL)), "nsr")
     for block in blocks:
         for arm in names:
             for seed in seeds:
@@ -201,9 +202,16 @@ def _plan(names: Sequence[str], blocks: Sequence[str], seeds: Sequence[int]) -> 
                     data=DataConfig(seed=world), noise=NoiseConfig.model_validate({knob: float(value)}), seed=seed
                 ).model_dump(mode="json")
                 run_id = content_hash([config, arm, block])
+                setting = {} if arm == CONTROL else {f"noise.{knob if arm != BASELINE else axis}": float(value)}
                 twin = next((r.run_id for r in runs if (r.arm, r.block, r.seed) == ("nsr=0.6", block, seed)), None)
                 after = twin if arm == CONTROL else None
-                runs.append(PlannedRun(run_id, arm, block, seed, config, arm == BASELINE, arm == CONTROL, after))
+                is_off = arm in (BASELINE, CONTROL)
+                runs.append(
+                    PlannedRun(
+                        run_id, arm, block, seed, config, arm == BASELINE, arm == CONTROL, after,
+                        setting=setting, is_noisy=not is_off,
+                    )
+                )  # fmt: skip
     return tuple(runs)
 
 

@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
+from neftune.analysis.metrics import FROM_PREFERENCES
 from neftune.analysis.pairing import Examples, Pairing, answer_matrix, score_matrix, shared_examples
 from neftune.analysis.statistics import (
     FloatArray,
@@ -72,24 +74,52 @@ class Rate:
     interval: Interval
 
 
+@dataclass(frozen=True, slots=True)
+class RateTable:
+    """A win rate as the table whose mean it is, in percent.
+
+    Attributes:
+        metric: Which rate.
+        baseline: The rate that it is compared with: 50, or the baseline's own against the references.
+        difference: The arm's rate minus the baseline's, fitted on the whole table.
+        cells: (S, E) whose mean is the difference: wins, or pseudo-values of refits.
+        example_ids: The examples, complete in every run.
+        num_dropped: Examples left out.
+        method: What the cells are; "" for wins themselves.
+    """
+
+    metric: str
+    baseline: float
+    difference: float
+    cells: FloatArray
+    example_ids: tuple[str, ...]
+    num_dropped: int
+    method: str = ""
+
+
 def win_rates(pairing: Pairing, part: str, *, confidence: float) -> tuple[Rate, ...]:
     """Win rates of an arm that the judge's scores allow on a part; none without a judge.
 
     Against the baseline the interval is of the rate minus 50; against the references, of the arm's rate minus the
     baseline's.
     """
+    return tuple(_rate(table, confidence=confidence) for table in rate_tables(pairing, part))
+
+
+def rate_tables(pairing: Pairing, part: str) -> tuple[RateTable, ...]:
+    """The tables that the win rates of an arm are means of; none without a judge."""
     if pairing.is_judged(part):
-        return _judged(pairing, part, confidence=confidence)
+        return _judged(pairing, part)
     if "quality" not in pairing.metrics(part):
         return ()
     both = (*pairing.baseline, *pairing.runs)
     examples = shared_examples(both, part, keep=_is_open(both))
     ours, theirs = _Side.of(pairing.runs, examples), _Side.of(pairing.baseline, examples)
-    rates = _against_baseline(ours, theirs, confidence=confidence)
+    tables = _against_baseline(ours, theirs, examples)
     if all("reference_quality" in run.scores[part].values for run in both):
         reference = _Side.of_reference(pairing.baseline, examples)
-        rates += _against_reference(ours, theirs, reference, confidence=confidence)
-    return rates
+        tables += _against_reference(ours, theirs, reference, examples)
+    return tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,20 +146,20 @@ def _is_open(runs: tuple[RunRecord, ...]) -> Callable[[str], bool]:
     return lambda example: not has_halves or tags.get(example, {}).get("half") == "open"
 
 
-def _contests(sides: tuple[tuple[_Side, _Side], ...]) -> tuple[tuple[Contest, ...], int] | None:
-    """Contests on the examples that are complete in all of them, and how many are not; None if none is."""
+def _contests(sides: tuple[tuple[_Side, _Side], ...]) -> tuple[tuple[Contest, ...], npt.NDArray[np.bool_]] | None:
+    """Contests on the examples that are complete in all of them, and which those are; None if none is."""
     stacked = np.concatenate([x for pair in sides for side in pair for x in (side.quality, side.lengths)])
-    complete = np.isfinite(stacked).all(axis=0)
+    complete = np.asarray(np.isfinite(stacked).all(axis=0))
     if not complete.any():
         return None
     made: list[Contest] = []
     for ours, theirs in sides:
         preferences = 1.5 + 0.5 * np.sign(ours.quality - theirs.quality)[:, complete]
         made.append(Contest(preferences, (ours.lengths - theirs.lengths)[:, complete]))
-    return tuple(made), int((~complete).sum())
+    return tuple(made), complete
 
 
-def _judged(pairing: Pairing, part: str, *, confidence: float) -> tuple[Rate, ...]:
+def _judged(pairing: Pairing, part: str) -> tuple[RateTable, ...]:
     """Win rates against the baseline by a judge that was asked after the runs; a draw of 0 is one of 1.5."""
     examples = shared_examples((*pairing.baseline, *pairing.runs), part)
     preferences = np.array([[one[part].get(key, np.nan) for key in examples.ids] for one in pairing.judged])
@@ -138,80 +168,80 @@ def _judged(pairing: Pairing, part: str, *, confidence: float) -> tuple[Rate, ..
         answer_matrix(runs, examples, lambda answer: float(len(answer.text)))
         for runs in (pairing.runs, pairing.baseline)
     )
-    complete = np.isfinite(preferences + ours + theirs).all(axis=0)
+    complete = np.asarray(np.isfinite(preferences + ours + theirs).all(axis=0))
     if not complete.any():
         return ()
     contest = Contest(preferences[:, complete], (ours - theirs)[:, complete])
-    return _contest_rates(contest, int((~complete).sum()), confidence=confidence)
+    return _contest_tables(contest, examples, complete)
 
 
-def _against_baseline(ours: _Side, theirs: _Side, *, confidence: float) -> tuple[Rate, ...]:
+def _against_baseline(ours: _Side, theirs: _Side, examples: Examples) -> tuple[RateTable, ...]:
     found = _contests(((ours, theirs),))
     if found is None:
         return ()
-    (contest,), dropped = found
-    return _contest_rates(contest, dropped, confidence=confidence)
+    (contest,), complete = found
+    return _contest_tables(contest, examples, complete)
 
 
-def _contest_rates(contest: Contest, dropped: int, *, confidence: float) -> tuple[Rate, ...]:
+def _contest_tables(contest: Contest, examples: Examples, complete: npt.NDArray[np.bool_]) -> tuple[RateTable, ...]:
     """Raw and length-controlled win rate of one contest against the baseline."""
     raw = contest.raw() - EVEN
-    parts, method = mean_components(raw)
-    counts = (*raw.shape, dropped)
-    interval = interval_from(float(raw.mean()), parts, confidence=confidence, counts=counts, method=method)
-    rates = [_rate("win_rate", EVEN, interval, bound=EVEN)]
+    kept = _kept(examples, complete)
+    tables = [RateTable("win_rate", EVEN, float(raw.mean()), raw, *kept)]
     controlled = (
         None
         if contest.never_equal
-        else _jackknifed(
-            lambda weights: contest.length_controlled(weights) - EVEN, counts=counts, confidence=confidence
-        )
+        else _jackknifed(lambda weights: contest.length_controlled(weights) - EVEN, raw.shape)
     )
     if controlled is not None:
-        rates.append(_rate("lc_win_rate", EVEN, controlled, bound=EVEN))
-    return tuple(rates)
+        tables.append(RateTable("lc_win_rate", EVEN, *controlled, *kept, JACKKNIFED))
+    return tuple(tables)
 
 
-def _against_reference(ours: _Side, theirs: _Side, reference: _Side, *, confidence: float) -> tuple[Rate, ...]:
+def _against_reference(ours: _Side, theirs: _Side, reference: _Side, examples: Examples) -> tuple[RateTable, ...]:
     found = _contests(((ours, reference), (theirs, reference)))
     if found is None:
         return ()
-    (arm, baseline), dropped = found
+    (arm, baseline), complete = found
     raw = arm.raw() - baseline.raw()
-    parts, method = mean_components(raw)
-    counts = (*raw.shape, dropped)
-    interval = interval_from(float(raw.mean()), parts, confidence=confidence, counts=counts, method=method)
-    rates = [_rate("win_rate_vs_reference", float(baseline.raw().mean()), interval)]
+    kept = _kept(examples, complete)
+    tables = [RateTable("win_rate_vs_reference", float(baseline.raw().mean()), float(raw.mean()), raw, *kept)]
     controlled = (
         None
         if arm.never_equal or baseline.never_equal
         else _jackknifed(
-            lambda weights: arm.length_controlled(weights) - baseline.length_controlled(weights),
-            counts=counts,
-            confidence=confidence,
+            lambda weights: arm.length_controlled(weights) - baseline.length_controlled(weights), raw.shape
         )
     )
     if controlled is not None:
-        everything = np.ones((1, *raw.shape))
-        rates.append(_rate("lc_win_rate_vs_reference", float(baseline.length_controlled(everything)[0]), controlled))
-    return tuple(rates)
+        level = float(baseline.length_controlled(np.ones((1, *raw.shape)))[0])
+        tables.append(RateTable("lc_win_rate_vs_reference", level, *controlled, *kept, JACKKNIFED))
+    return tuple(tables)
+
+
+def _kept(examples: Examples, complete: npt.NDArray[np.bool_]) -> tuple[tuple[str, ...], int]:
+    ids = tuple(example for example, kept in zip(examples.ids, complete, strict=True) if kept)
+    return ids, len(examples.ids) - len(ids)
 
 
 def _jackknifed(
-    statistic: Callable[[FloatArray], FloatArray], *, counts: tuple[int, int, int], confidence: float
-) -> Interval | None:
-    """Interval of a statistic of refits; None where length and arm cannot be told apart."""
-    seeds, examples, _ = counts
+    statistic: Callable[[FloatArray], FloatArray], shape: tuple[int, ...]
+) -> tuple[float, FloatArray] | None:
+    """A statistic of refits with its pseudo-values; None where length and arm cannot be told apart."""
+    seeds, examples = shape
     if examples < 2:
         return None
     full, cells = jackknife_cells(statistic, num_seeds=seeds, num_examples=examples)
-    if not np.isfinite(cells).all():
-        return None
-    parts, method = mean_components(cells)
-    return interval_from(full, parts, confidence=confidence, counts=counts, method=JACKKNIFED + method)
+    return (full, cells) if np.isfinite(cells).all() else None
 
 
-def _rate(metric: str, baseline: float, interval: Interval, *, bound: float = 100.0) -> Rate:
+def _rate(table: RateTable, *, confidence: float) -> Rate:
     """A rate whose interval stays within what is possible."""
+    parts, method = mean_components(table.cells)
+    counts = (*table.cells.shape, table.num_dropped)
+    interval = interval_from(
+        table.difference, parts, confidence=confidence, counts=counts, method=table.method + method
+    )
+    bound = EVEN if table.metric in FROM_PREFERENCES else 100.0
     bounded = replace(interval, low=max(interval.low, -bound), high=min(interval.high, bound))
-    return Rate(metric, baseline, baseline + interval.estimate, bounded)
+    return Rate(table.metric, table.baseline, table.baseline + interval.estimate, bounded)
