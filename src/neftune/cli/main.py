@@ -136,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
 
     study = verb("study", "Train baseline and noisy arms as pairs over seeds, evaluate, write the verdict.", knobs=True)
     study.add_argument("--workers", type=_positive, help="runs at a time (default: cores / threads)")
+    import_module("neftune.cli.estimate").add_options(study)
     train = verb("train", "Train one run of a recipe and keep its weights.", knobs=True)
     train.add_argument("--folder", type=Path, help="where the trained run goes (default: OUT/trained/NAME)")
     evaluate = verb("evaluate", "Evaluate a trained run, or any checkpoint, noise off.", knobs=True)

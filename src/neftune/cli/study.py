@@ -14,15 +14,19 @@ def run(options: argparse.Namespace, knobs: list[str]) -> int:
     """`neftune study RECIPE`."""
     from neftune.analysis.choosing import HeldOut, check_choices
     from neftune.analysis.verdict import check_rule
+    from neftune.cli.estimate import check_options, dry_run
     from neftune.cli.progress import Progress
     from neftune.study.study import run_study
 
     recipe = read_with_knobs(options, knobs)
+    check_options(options)
     refuse_axes(recipe, knobs)
     judge = recipe.evaluate.judge
     check_rule(recipe.study.decision, has_judge=judge is not None, judges_later=judge == LATER)
     check_choices(recipe)
     workers = options.workers or max(1, (os.cpu_count() or 1) // options.threads)
+    if options.dry_run:
+        return dry_run(recipe, options, workers=workers)
     store = Store(options.out)
     arms = len(recipe.study.seeds)
     say(f"study {recipe.name}: {recipe.question or 'does the noise help?'}  ({workers} at a time, {arms} seeds)")

@@ -1,0 +1,88 @@
+"""How fast runs like these were before, on this machine: the best evidence for how long the next ones take."""
+
+import json
+import os
+import platform
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neftune.config import RunConfig
+
+MACHINE = f"{platform.machine()}, {os.cpu_count()} cores"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Earlier runs of the same model on this machine.
+
+    Attributes:
+        runs: How many.
+        train_seconds: Per training token.
+        evaluation_seconds: Per prompt that is answered, losses included.
+        loading_seconds: Per run.
+        benchmark_seconds: Per run; 0 where no run had benchmarks.
+    """
+
+    runs: int
+    train_seconds: float
+    evaluation_seconds: float
+    loading_seconds: float
+    benchmark_seconds: float
+
+
+def earlier_runs(root: Path) -> list[dict[str, Any]]:
+    """What finished runs of this machine say of their time; a result that cannot be read is passed over."""
+    found: list[dict[str, Any]] = []
+    for path in sorted(root.glob("runs/*/result.json")):
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if values["versions"].get("machine") == MACHINE and "training" in values["seconds"]:
+                asked = sum(len(scores["example_ids"]) for part, scores in values["scores"].items()
+                            if part in values["answers"])  # fmt: skip
+                kept = {key: values[key] for key in ("config", "counts", "seconds", "noise")}
+                found.append({**kept, "asked": asked})
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            continue
+    return found
+
+
+def measured(config: RunConfig, runs: Iterable[Mapping[str, Any]]) -> Measured | None:
+    """How fast earlier runs of a configuration's kind were; None where there are none.
+
+    The kind: the same model, weights' type, adapter, data source, context, batch and checkpointing, and as long
+    answers. Medians over runs.
+    """
+    kind = _kind(config.model_dump(mode="json"))
+    alike = [run for run in runs if _kind(run["config"]) == kind and run["counts"].get("steps")]
+    if not alike:
+        return None
+    train = [run["seconds"]["training"] / _tokens_seen(run) for run in alike]
+    evaluated = [run["seconds"]["evaluation"] / run["asked"] for run in alike if run["asked"]]
+    return Measured(
+        len(alike),
+        statistics.median(train),
+        statistics.median(evaluated) if evaluated else 0.0,
+        statistics.median(run["seconds"].get("loading", 0.0) for run in alike),
+        statistics.median(run["seconds"].get("benchmarks", 0.0) for run in alike),
+    )
+
+
+def _kind(config: Mapping[str, Any]) -> tuple[Any, ...]:
+    model, data, train, evaluate = config["model"], config["data"], config["train"], config["evaluate"]
+    return (
+        *(model.get(name) for name in ("path", "dtype", "adapter")),
+        *(data.get(name) for name in ("source", "max_length")),
+        *(train.get(name) for name in ("batch_size", "micro_batch_size", "gradient_checkpointing")),
+        evaluate.get("max_new_tokens"),
+        json.dumps(evaluate.get("benchmarks"), sort_keys=True),
+    )
+
+
+def _tokens_seen(run: Mapping[str, Any]) -> float:
+    """Training tokens of all passes that a run made."""
+    counts, train = run["counts"], run["config"]["train"]
+    per_epoch = -(-counts["documents"] // train["batch_size"])
+    return counts["train_tokens"] * counts["steps"] / per_epoch
