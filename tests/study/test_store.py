@@ -1,10 +1,13 @@
 """Run folders: whole or absent, readable back, claimed by one process."""
 
+import errno
 import json
 import math
 import multiprocessing
 import os
+import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import filelock
@@ -122,3 +125,69 @@ def test_a_killed_holder_does_not_block(tmp_path: Path):
     lock = filelock.FileLock(Store(tmp_path).run_folder("r1") / "claim.lock")
     with lock.acquire(timeout=5):
         assert lock.is_locked, "it waits for nobody"
+
+
+def test_a_result_cut_short_is_none_and_is_run_again(tmp_path: Path):
+    store = Store(tmp_path)
+    store.write_result(record())
+    path = tmp_path / "runs/r1/result.json"
+    whole = path.read_bytes()
+    for left in (b"", whole[: len(whole) // 2], bytes(len(whole))):
+        path.write_bytes(left)
+        assert not store.is_done("r1"), left[:20]
+    store.write_result(record())
+    assert path.read_bytes() == whole
+
+
+def test_a_result_of_another_run_is_refused(tmp_path: Path):
+    store = Store(tmp_path)
+    store.write_result(record("r1"))
+    (tmp_path / "runs/r1").rename(tmp_path / "runs/r2")
+    with pytest.raises(StoreError, match=r"r2.result\.json must hold the result of run r2, got that of r1"):
+        store.read_result("r2")
+
+
+def test_text_that_utf8_cannot_hold_costs_no_run(tmp_path: Path):
+    answer = Answer("e1", "Q", "half a pair: \ud83d", "R", 2, True)
+    store = Store(tmp_path)
+    store.write_result(replace(record(), answers={"test": (answer,)}))
+    assert store.read_result("r1").answers["test"] == (answer,)
+
+
+def test_looking_needs_no_writable_folder(tmp_path: Path):
+    store = Store(tmp_path / "none", read_only=True)
+    assert store.studies() == store.runs() == []
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_claim_that_is_held_is_not_waited_for_where_asked(tmp_path: Path):
+    store = Store(tmp_path)
+    with store.claim_if_free("r1") as held, store.claim_if_free("r1") as again:
+        assert (held, again) == (True, False)
+    with store.claim_if_free("r1") as held:
+        assert held
+
+
+def test_a_claim_outlives_the_folder_it_waits_for(tmp_path: Path):
+    store = Store(tmp_path)
+    folder = store.run_folder("r1")
+    with store.claim("r1"):
+        waiting = multiprocessing.get_context("spawn").Process(target=_hold, args=(tmp_path, tmp_path / "log"))
+        waiting.start()
+        time.sleep(1.0)
+        shutil.rmtree(folder)
+    waiting.join(30)
+    assert waiting.exitcode == 0
+    assert (tmp_path / "log").read_text().split() == ["in", "out"]
+
+
+def test_a_folder_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import fcntl
+
+    def missing(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    with pytest.raises(StoreError, match="needs a file system with locks"), Store(tmp_path).claim("r1"):
+        pass
+    assert not (tmp_path / "runs/r1/claim.lock").exists(), "a lock that nobody holds would stay for ever"

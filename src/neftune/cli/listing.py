@@ -41,38 +41,45 @@ def listing(what: str, root: Path) -> list[dict[str, Any]]:
 
 
 def _studies(root: Path) -> list[dict[str, Any]]:
-    if not (root / "studies").is_dir():
-        return []
-    store = Store(root)
+    store = Store(root, read_only=True)
     rows: list[dict[str, Any]] = []
-    for path in sorted((root / "studies").glob("*/plan.json")):
-        study = store.read_study(path.parent.name)
+    for name in store.studies():
+        planned = {run.run_id for run in store.read_plan(name).planned}
+        done = {run_id for run_id in planned if store.is_done(run_id)}
+        failed = sum(store.has_failed(run_id) for run_id in planned - done)
+        report = (store.study_folder(name) / "report.html").is_file()
         rows.append(
             {
-                "study": path.parent.name,
-                "runs": len({run.run_id for run in study.planned}),
-                "done": len(study.records),
-                "failed": len(study.failures),
-                "report": "yes" if (path.parent / "report.html").is_file() else "no",
+                "study": name,
+                "runs": len(planned),
+                "done": len(done),
+                "failed": failed,
+                "report": "yes" if report else "no",
             }
         )
     return rows
 
 
 def _runs(root: Path) -> list[dict[str, Any]]:
-    if not (root / "runs").is_dir():
-        return []
-    store = Store(root)
+    """A row for every run folder; what an unfinished one is stands in the plan that names it."""
+    store = Store(root, read_only=True)
+    planned = {run.run_id: run.config for name in store.studies() for run in store.read_plan(name).planned}
     rows: list[dict[str, Any]] = []
-    for folder in sorted((root / "runs").iterdir()):
-        if store.is_done(folder.name):
-            record = store.read_result(folder.name)
-            state, alpha, seed = "done", f"{record.alpha:.4g}", record.config["seed"]
-            model, data = record.config["model"]["path"], record.config["data"]["source"]
-        else:
-            state = "failed" if (folder / "failure.json").is_file() else "unfinished"
-            alpha = seed = model = data = ""
-        rows.append({"run": folder.name, "state": state, "alpha": alpha, "seed": seed, "model": model, "data": data})
+    for run_id in store.runs():
+        done = store.is_done(run_id)
+        state = "done" if done else "failed" if store.has_failed(run_id) else "unfinished"
+        record = store.read_result(run_id) if done else None
+        config = record.config if record else planned.get(run_id)
+        rows.append(
+            {
+                "run": run_id,
+                "state": state,
+                "alpha": f"{record.alpha:.4g}" if record else "",
+                "seed": config["seed"] if config else "",
+                "model": config["model"]["path"] if config else "",
+                "data": config["data"]["source"] if config else "",
+            }
+        )
     return rows
 
 

@@ -1,17 +1,17 @@
 """Run folders on disk: a result appears atomically and last, and a run is claimed by one process.
 
-ROOT/runs/<run id>/   config.json  progress.json  checkpoints/  model/  result.json | failure.json
-ROOT/studies/<name>/  recipe.yaml  plan.json  report.html  summary.json
+ROOT/runs/<run id>/   claim.lock  progress.json  log.txt  checkpoints/  model/  result.json | failure.json
+ROOT/studies/<name>/  plan.lock  recipe.yaml  plan.json  plan-<hash>.json (earlier ones)  report.html  summary.json
 """
 
 import json
-import os
 import tempfile
+import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import filelock
 
@@ -27,9 +27,8 @@ from neftune.records import (
     Stage,
     StudyResult,
 )
-
-_UMASK = os.umask(0o022)
-os.umask(_UMASK)
+from neftune.study.files import is_whole_json, read_json, write_json
+from neftune.study.plans import PLAN, Plan, read_plan, write_plan
 
 
 class Store:
@@ -37,13 +36,16 @@ class Store:
 
     Args:
         root: The folder; made where it does not exist.
+        read_only: Whether it is only looked at: it need not be writable, nor exist.
 
     Raises:
         ConfigError: The folder cannot be made or written.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, read_only: bool = False) -> None:
         self.root = root
+        if read_only:
+            return
         try:
             (root / "runs").mkdir(parents=True, exist_ok=True)
             (root / "studies").mkdir(exist_ok=True)
@@ -63,19 +65,53 @@ class Store:
         return self.root / "studies" / name
 
     def is_done(self, run_id: str) -> bool:
-        """Whether a run has its result."""
-        return (self.run_folder(run_id) / "result.json").is_file()
+        """Whether a run has its whole result; one cut short by a power cut is none."""
+        return is_whole_json(self.run_folder(run_id) / "result.json")
+
+    def has_failed(self, run_id: str) -> bool:
+        """Whether a run's last attempt failed; it may be running again."""
+        return (self.run_folder(run_id) / "failure.json").is_file()
+
+    def studies(self) -> list[str]:
+        """Names of the studies, sorted."""
+        return sorted(path.parent.name for path in (self.root / "studies").glob(f"*/{PLAN}"))
+
+    def runs(self) -> list[str]:
+        """Ids of all run folders, sorted."""
+        folder = self.root / "runs"
+        return sorted(one.name for one in folder.iterdir() if one.is_dir()) if folder.is_dir() else []
 
     @contextmanager
     def claim(self, run_id: str) -> Generator[None]:
-        """Hold a run for this process; waits while another one holds it, and is released if that one dies."""
-        folder = self.run_folder(run_id)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"a run needs its folder {folder}: {error.strerror}.") from error
-        with filelock.FileLock(folder / "claim.lock"):
+        """Hold a run for this process; waits while another one holds it, and is released if that one dies.
+
+        Raises:
+            StoreError: The folder cannot be made, or its file system has no locks.
+        """
+        with self._locked(self.run_folder(run_id) / "claim.lock", wait=True):
             yield
+
+    @contextmanager
+    def claim_if_free(self, run_id: str) -> Generator[bool]:
+        """Hold a run for this process unless another one holds it; gives whether it is held here."""
+        with self._locked(self.run_folder(run_id) / "claim.lock", wait=False) as held:
+            yield held
+
+    @contextmanager
+    def _locked(self, path: Path, *, wait: bool) -> Generator[bool]:
+        """Hold a lock that the system takes back when its holder dies, however it dies."""
+        lock = filelock.FileLock(path, timeout=-1 if wait else 0)
+        try:
+            _acquire(lock, path)
+        except filelock.Timeout:
+            yield False
+            return
+        except OSError as error:
+            raise StoreError(f"a run needs its folder {path.parent}: {error.strerror}.") from error
+        try:
+            yield True
+        finally:
+            lock.release()
 
     def write_result(self, record: RunRecord) -> None:
         """Store a finished run; it is there whole or not at all."""
@@ -89,7 +125,13 @@ class Store:
         Raises:
             StoreError: There is no result, or it is not one.
         """
-        return read_record(self.run_folder(run_id) / "result.json")
+        path = self.run_folder(run_id) / "result.json"
+        record = read_record(path)
+        if record.run_id != run_id:
+            raise StoreError(
+                f"{path} must hold the result of run {run_id}, got that of {record.run_id}. Delete it to run again."
+            )
+        return record
 
     def write_failure(self, failure: Failure) -> None:
         """Say why a run did not finish; the next start tries it again."""
@@ -115,7 +157,7 @@ class Store:
         to_come: Sequence[Stage] = (),
         notes: Sequence[str] = (),
     ) -> None:
-        """Store a study's plan as far as it is known.
+        """Store a study's plan as far as it is known; an earlier one that it does not contain is kept beside it.
 
         Args:
             name: The study's.
@@ -123,14 +165,14 @@ class Store:
             planned: The runs that are known.
             to_come: Stages that wait for results.
             notes: What a reader of the results must know.
+
+        Raises:
+            ConfigError: There is a study of this name with other settings, of which runs are finished.
+            StoreError: The plan cannot be written.
         """
-        plan = {
-            "recipe": recipe,
-            "planned": [asdict(run) for run in planned],
-            "to_come": list(to_come),
-            "notes": list(notes),
-        }
-        write_json(self.study_folder(name) / "plan.json", plan)
+        folder = self.study_folder(name)
+        with self._locked(folder / "plan.lock", wait=True):
+            write_plan(folder, Plan(recipe, tuple(planned), tuple(to_come), tuple(notes)), is_done=self.is_done)
 
     def read_study(self, name: str) -> StudyResult:
         """A study as far as it has come.
@@ -138,13 +180,22 @@ class Store:
         Raises:
             ConfigError: There is no such study.
         """
-        path = self.study_folder(name) / "plan.json"
+        plan = self.read_plan(name)
+        result = self.result(plan.recipe, plan.planned)
+        return replace(result, to_come=plan.to_come, notes=(*plan.notes, *plan.earlier))
+
+    def read_plan(self, name: str) -> Plan:
+        """What a study planned.
+
+        Raises:
+            ConfigError: There is no such study.
+        """
+        path = self.study_folder(name) / PLAN
         if not path.is_file():
-            known = sorted(one.name for one in (self.root / "studies").iterdir() if (one / "plan.json").is_file())
-            raise ConfigError(f"{self.root} must hold the study {name!r}; it holds {', '.join(known) or 'none'}.")
-        plan = read_json(path)
-        result = self.result(plan["recipe"], tuple(PlannedRun(**run) for run in plan["planned"]))
-        return replace(result, to_come=tuple(plan.get("to_come", ())), notes=tuple(plan.get("notes", ())))
+            raise ConfigError(
+                f"{self.root} must hold the study {name!r}; it holds {', '.join(self.studies()) or 'none'}."
+            )
+        return read_plan(path)
 
     def result(self, recipe: Mapping[str, Any], planned: tuple[PlannedRun, ...]) -> StudyResult:
         """What is stored of the planned runs: done, failed, or neither."""
@@ -152,9 +203,28 @@ class Store:
         failed = {
             run.run_id: Failure(**read_json(self.run_folder(run.run_id) / "failure.json"))
             for run in planned
-            if run.run_id not in done and (self.run_folder(run.run_id) / "failure.json").is_file()
+            if run.run_id not in done and self.has_failed(run.run_id)
         }
         return StudyResult(recipe, planned, done, failed)
+
+
+def _acquire(lock: filelock.BaseFileLock, path: Path) -> None:
+    """Take a lock whose folder may be missing, or may be pruned away while we wait for it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "flock not supported", UserWarning)
+        while True:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire()
+                break
+            except FileNotFoundError:
+                continue
+    if isinstance(lock, filelock.SoftFileLock):
+        lock.release()
+        raise StoreError(
+            f"{path} needs a file system with locks (flock), which this one has not: a killed run would hold it for "
+            "ever. Choose another --out, or mount it with locks."
+        )
 
 
 def read_record(path: Path) -> RunRecord:
@@ -168,7 +238,7 @@ def read_record(path: Path) -> RunRecord:
         return run_record(values)
     except (KeyError, TypeError, AttributeError) as error:
         raise StoreError(
-            f"{path} must hold a run's result, got one without {error}. Delete it to run again."
+            f"{path} must hold a run's result, got one without {error} (of another version?). Delete it to run again."
         ) from error
 
 
@@ -194,62 +264,6 @@ def run_record(values: Mapping[str, Any]) -> RunRecord:
         data_fingerprint=values["data_fingerprint"],
         tags=values["tags"],
     )
-
-
-def write_json(path: Path, value: object, *, durable: bool = True) -> None:
-    """Write JSON so that a reader sees the old file or the whole new one, never a part.
-
-    Args:
-        path: The file.
-        value: Plain data; NaN becomes null.
-        durable: Also survive a power cut (fsync).
-
-    Raises:
-        StoreError: The disk is full or the folder cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(_finite(value), file, ensure_ascii=False, allow_nan=False)
-                if durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-            Path(name).chmod(0o666 & ~_UMASK)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise StoreError(
-            f"{path} could not be written: {error.strerror}. Free some space or choose another --out."
-        ) from error
-
-
-def read_json(path: Path) -> Any:
-    """JSON from a file.
-
-    Raises:
-        StoreError: The file cannot be read or is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StoreError(f"{path} could not be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise StoreError(f"{path} must be JSON: {error}. Delete it to run again.") from error
-
-
-def _finite(value: object) -> Any:
-    """Plain data with NaN and infinities as null."""
-    if isinstance(value, float):
-        return value if value == value and value not in (float("inf"), float("-inf")) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(one) for key, one in cast(Mapping[object, object], value).items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in cast(Sequence[object], value)]
-    return value
 
 
 def _nan(value: float | None) -> float:

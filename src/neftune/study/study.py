@@ -80,7 +80,8 @@ def run_study(
         if not so_far.to_come:
             break
     result = store.result(values, so_far.planned)
-    return replace(result, failures={**result.failures, **failed}, notes=so_far.notes)
+    notes = (*so_far.notes, *store.read_plan(recipe.name).earlier)
+    return replace(result, failures={**result.failures, **failed}, notes=notes)
 
 
 def _check(planned: Sequence[PlannedRun]) -> None:
