@@ -11,6 +11,7 @@ made by the package (`mean_components`, `critical_value`, `rank_arms`, `kind_of`
     false_use   share of "use" where none of 8 arms does anything, and by the same rule without its allowance for
                 the choice
     power       share of "use" where one of 3 arms has an effect, beside what `power_of` predicts from the variances
+    confirmed   the same two shares of studies that choose among 8 arms with 3 seeds and judge on fresh ones
     shares      coverage where scores are right or wrong, which no normal model describes
     blocks      coverage of the interval over 3, 4 and 6 blocks, where blocks differ
 
@@ -117,10 +118,11 @@ def as_effect(interval: Interval, *, arm: str, part: str, seeds: int, block: str
     )
 
 
-def simulated(mix: Mix, *, arms: int, seeds: int, effect: float, rng: np.random.Generator) -> Outcome:
+def simulated(mix: Mix, *, arms: int, seeds: int, effect: float, rng: np.random.Generator, confirm: int = 0) -> Outcome:
     """What the rule says of a study in which the first arm has an effect.
 
     The held-out part chooses by its means, and only the chosen arm's test table is looked at, so only these are drawn.
+    With ``confirm`` seeds the chosen arm is judged on that many fresh runs, beside no other candidate.
     """
 
     def drawn(sd: float, *shape: int) -> FloatArray:
@@ -138,8 +140,11 @@ def simulated(mix: Mix, *, arms: int, seeds: int, effect: float, rng: np.random.
     ]
     candidates = rank_arms(effects, names, blocks=[""], metric="quality")
     chosen = names.index(candidates[0].arm)
-    interval = interval_of(one_table(of_runs[chosen], mix, TEST, rng))
-    judged = as_effect(interval, arm=names[chosen], part="test", seeds=seeds)
+    judging = of_runs[chosen]
+    if confirm:
+        judging, candidates = mix.seed * rng.standard_normal(confirm) + effect * (chosen == 0), candidates[:1]
+    interval = interval_of(one_table(judging, mix, TEST, rng))
+    judged = as_effect(interval, arm=names[chosen], part="test", seeds=confirm or seeds)
     return Outcome(chosen, kind_of([judged], [], RULE, candidates), better_side(judged)[0] > 0)
 
 
@@ -169,6 +174,23 @@ def power(mix: Mix, arms: int, seeds: int, studies: int, rng: np.random.Generato
         about = {"arms": arms, "effect": _digits(effect), "right_arm_chosen": right}
         rows.append(about | {"predicted": round(100 * power_of(effect, parts, num_arms=arms), 1)} | _rate(used))
     return rows
+
+
+def confirmed(mix: Mix, seeds: int, studies: int, rng: np.random.Generator) -> dict[str, object]:
+    """Rates of studies that choose among 8 arms with 3 seeds and judge the chosen one on fresh seeds.
+
+    False "use" where no arm does anything; and, where one has the effect that the fresh seeds find four times in five,
+    how often that arm is chosen, and how often a study that chose it says "use".
+    """
+    null = [simulated(mix, arms=8, seeds=3, effect=0.0, rng=rng, confirm=seeds) for _ in range(studies)]
+    effect = detectable_effect(true_components(mix, seeds), power=0.8)
+    planted = [simulated(mix, arms=8, seeds=3, effect=effect, rng=rng, confirm=seeds) for _ in range(studies)]
+    right = [outcome.kind == "use" for outcome in planted if outcome.arm == 0]
+    false_use = _rate(np.array([outcome.kind == "use" for outcome in null]))
+    found = _rate(np.array(right)) if right else {}
+    return {"effect": _digits(effect), "false_use": false_use, "found_if_chosen": found} | {
+        "right_arm_chosen": round(100 * len(right) / studies, 1)
+    }
 
 
 def shares(seeds: int, examples: int, studies: int, rng: np.random.Generator) -> dict[str, object]:
@@ -227,7 +249,14 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=2000, help="simulated studies a cell")
     studies = parser.parse_args().studies
     began, rng = time.perf_counter(), np.random.default_rng(0)
-    result: dict[str, object] = {"coverage": [], "false_use": [], "power": [], "shares": [], "blocks": []}
+    result: dict[str, object] = {
+        "coverage": [],
+        "false_use": [],
+        "power": [],
+        "confirmed": [],
+        "shares": [],
+        "blocks": [],
+    }
     tables = {name: list[dict[str, object]]() for name in result}
     for seeds in (3, 5, 10):
         for name, mix in MIXES.items():
@@ -235,6 +264,7 @@ def main() -> None:
             tables["coverage"].append(about | coverage(mix, seeds, 2 * studies, rng))
             tables["false_use"].append(about | false_use(mix, 8, seeds, studies, rng))
             tables["power"] += [about | row for row in power(mix, 3, seeds, studies, rng)]
+            tables["confirmed"].append(about | confirmed(mix, seeds, studies, rng))
             print(f"{seeds} seeds, {name}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
         tables["shares"] += [shares(seeds, examples, 2 * studies, rng) for examples in (100, 300)]
     tables["blocks"] = [blocks(count, sd, studies, rng) for count in (3, 4, 6) for sd in (0.0, 0.1, 0.5)]

@@ -49,6 +49,16 @@ def test_eight_arms_without_effect_are_called_useful_in_at_most_5_percent(rates,
     assert found["percent"] <= 2.5 + margin(2.5) <= 5
 
 
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("mix", ["quickstart, loss", "seeds dominate"])
+def test_a_choice_among_eight_arms_that_is_confirmed_on_fresh_seeds_needs_no_correction(rates, mix, seeds):
+    found = rates.confirmed(rates.MIXES[mix], seeds, STUDIES, np.random.default_rng(5))
+    assert found["false_use"]["percent"] <= 2.5 + margin(2.5) <= 5
+    power, chosen = found["found_if_chosen"], found["right_arm_chosen"]
+    assert chosen > 50
+    assert power["percent"] == pytest.approx(80, abs=5 + 300 * math.sqrt(0.16 / power["studies"]))
+
+
 def test_without_the_allowance_for_the_choice_they_would_be(rates):
     found = rates.false_use(rates.MIXES["seeds dominate"], 8, 5, STUDIES, np.random.default_rng(2))
     assert found["without_allowance"] > 5 + margin(5)

@@ -25,17 +25,25 @@ _TWINS = {
 }
 
 
-def rule_in_words(rule: Decision) -> str:
-    """The decision rule as one paragraph."""
+def rule_in_words(rule: Decision, *, confirmed: bool = False) -> str:
+    """The decision rule as one paragraph.
+
+    Args:
+        rule: The rule.
+        confirmed: Whether the chosen arm is judged on fresh seeds.
+    """
     tolerated = [
         f"{metric_phrase(metric)} (beyond {unsigned(rule.harm_tolerance.get(metric, 0.0))})" for metric in rule.harm_by
     ]
     wanted = "every harm is ruled out" if rule.harm_ruled_out else "no harm metric is clearly worse"
     harm = f" and {wanted}: {', '.join(tolerated)}" if tolerated else ""
+    fresh = ", which it has not seen, with fresh seeds" if confirmed else ""
+    widened = "" if confirmed else ", widened for the choice among several arms with the same seeds,"
+    over = "" if confirmed else ", mean over blocks"
     return (
-        f"Choose the noisy arm with the best {metric_phrase(rule.choose_by)} on the held-out part, mean over blocks; "
-        f"judge it by the {metric_phrase(rule.judge_by)} on the test part. Use it if, in every block, the "
-        f"{100 * rule.confidence:g}% interval, widened for the choice among several arms with the same seeds, "
+        f"Choose the noisy arm with the best {metric_phrase(rule.choose_by)} on the held-out part{over}; "
+        f"judge it by the {metric_phrase(rule.judge_by)} on the test part{fresh}. Use it if, in every block, the "
+        f"{100 * rule.confidence:g}% interval{widened} "
         f"lies beyond {unsigned(rule.min_effect)} on the better side{harm}. "
         f"Harmful if the interval lies wholly on the worse side{', or a harm is clear,' if tolerated else ''} in any "
         "block. Else no evidence."

@@ -88,29 +88,29 @@ def decide(result: StudyResult, effects: Sequence[Effect]) -> Verdict:
     check_rule(rule)
     study, result = result, result.at(result.judged_stage)
     if waits := to_come_reason(study):
-        return _incomplete(rule, [waits])
+        return _incomplete(study, [waits])
     missing = missing_runs(result)
     unfinished = [_described(run) for run in missing if _blocks_verdict(result, run)]
     if unfinished:
-        return _incomplete(rule, unfinished)
+        return _incomplete(study, unfinished)
     failed = {run.arm: run for run in missing}
     arms = dict.fromkeys(run.arm for run in result.planned if run.is_noisy and not (run.is_baseline or run.is_control))
     excluded = [f"No candidate: {_described(run)}" for run in failed.values() if run.arm in arms]
     entrants = [arm for arm in arms if arm not in failed]
     if not entrants:
-        return _incomplete(rule, excluded or [*study.notes, "the study has no noisy arm."])
+        return _incomplete(study, excluded or [*study.notes, "the study has no noisy arm."])
     unjudged = _unjudged_parts(result, effects, rule)
     if unjudged:
         command = f"neftune judge --study {result.recipe.get('name')} --model MODEL --part"
         commands = [f"`{command} {part}`" for part in unjudged]
-        return _incomplete(rule, [f"not all runs are judged yet. Run {' and '.join(commands)}."])
+        return _incomplete(study, [f"not all runs are judged yet. Run {' and '.join(commands)}."])
     require_effect(effects, part=CHOSEN_ON, metric=rule.choose_by)
     for metric in (rule.judge_by, *rule.harm_by):
         require_effect(effects, part=JUDGED_ON, metric=metric)
     blocks = list(dict.fromkeys(run.block for run in result.planned))
     candidates = rank_arms(effects, entrants, blocks=blocks, metric=rule.choose_by)
     if not candidates:
-        return _incomplete(rule, [f"no arm has {rule.choose_by} in every block on the {CHOSEN_ON} part.", *excluded])
+        return _incomplete(study, [f"no arm has {rule.choose_by} in every block on the {CHOSEN_ON} part.", *excluded])
     return _judge(study, effects, rule, candidates, [*excluded, *study.notes])
 
 
@@ -167,7 +167,8 @@ def _described(run: Missing) -> str:
     return f"{run.arm}{f' in {run.block}' if run.block else ''}, seed {run.seed}: {run.reason.rstrip('.')}."
 
 
-def _incomplete(rule: Decision, reasons: Sequence[str]) -> Verdict:
+def _incomplete(study: StudyResult, reasons: Sequence[str]) -> Verdict:
+    rule = decision_of(study)
     first = reasons[0].rstrip(".")
     return Verdict(
         kind="incomplete",
@@ -178,7 +179,7 @@ def _incomplete(rule: Decision, reasons: Sequence[str]) -> Verdict:
         reasons=tuple(reasons),
         chosen_on=(CHOSEN_ON, rule.choose_by),
         judged_on=(JUDGED_ON, rule.judge_by),
-        rule=rule_in_words(rule),
+        rule=rule_in_words(rule, confirmed=study.judged_stage == "confirm"),
         confidence=rule.confidence,
     )
 
@@ -208,7 +209,7 @@ def _judge(
         ),
         chosen_on=(CHOSEN_ON, rule.choose_by),
         judged_on=(JUDGED_ON, rule.judge_by),
-        rule=rule_in_words(rule),
+        rule=rule_in_words(rule, confirmed=study.judged_stage == "confirm"),
         candidates=candidates,
         judged=judged,
         harms=harms,

@@ -87,12 +87,13 @@ def _gathered(result: StudyResult) -> Evidence:
     try:
         verdict = decide(result, effects)
     except InputError as error:
-        verdict = _no_verdict(rule, error)
+        verdict = _no_verdict(result, error)
     return Evidence(result, overview, effects, verdict, run_rows(overview), rule)
 
 
-def _no_verdict(rule: Decision, error: InputError) -> Verdict:
+def _no_verdict(study: StudyResult, error: InputError) -> Verdict:
     """The verdict of a study whose rule cannot be applied: the numbers are shown all the same."""
+    rule = decision_of(study)
     return Verdict(
         kind="incomplete",
         arm=None,
@@ -102,6 +103,6 @@ def _no_verdict(rule: Decision, error: InputError) -> Verdict:
         reasons=(),
         chosen_on=(CHOSEN_ON, rule.choose_by),
         judged_on=(JUDGED_ON, rule.judge_by),
-        rule=rule_in_words(rule),
+        rule=rule_in_words(rule, confirmed=study.judged_stage == "confirm"),
         confidence=rule.confidence,
     )
