@@ -19,12 +19,14 @@ from neftune.analysis.choosing import HeldOut
 from neftune.config import KnobValue, Recipe
 from neftune.recipe import validate
 from neftune.records import StudyResult
-from neftune.study.executors import Status
+from neftune.study.executors import Resources, Status
 from neftune.study.store import Store
 from neftune.study.study import run_study
 from tests.tiny import make_recipe
 
 pytestmark = pytest.mark.slow
+
+TWO = Resources(workers=2)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 @pytest.fixture(scope="module")
 def undisturbed(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyResult]:
     root = tmp_path_factory.mktemp("runs")
-    return root, run_study(recipe, choosing=HeldOut(), root=root, workers=2)
+    return root, run_study(recipe, choosing=HeldOut(), root=root, resources=TWO)
 
 
 def numbers(root: Path) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def test_what_is_done_is_not_done_again(recipe: Recipe, undisturbed: tuple[Path,
     root, _ = undisturbed
     before = {path: path.stat().st_mtime_ns for path in root.glob("runs/*/result.json")}
     seen: list[Status] = []
-    run_study(recipe, choosing=HeldOut(), root=root, workers=2, watch=seen.append)
+    run_study(recipe, choosing=HeldOut(), root=root, resources=TWO, watch=seen.append)
     assert {path: path.stat().st_mtime_ns for path in root.glob("runs/*/result.json")} == before
     assert len(seen) == 1
 
@@ -95,7 +97,7 @@ def test_a_killed_worker_costs_an_attempt_and_no_result(
                 killed.append(child.pid or 0)
                 child.kill()
 
-    result = run_study(recipe, choosing=HeldOut(), root=tmp_path, workers=2, watch=kill_once)
+    result = run_study(recipe, choosing=HeldOut(), root=tmp_path, resources=TWO, watch=kill_once)
     assert killed
     assert not result.failures
     assert numbers(tmp_path) == numbers(undisturbed[0])
@@ -104,7 +106,9 @@ def test_a_killed_worker_costs_an_attempt_and_no_result(
 def test_a_run_that_diverges_fails_alone_and_says_why(recipe: Recipe, tmp_path: Path):
     rates: list[KnobValue] = [1e-3, 1e30]
     study = recipe.study.model_copy(update={"blocks": {"train.learning_rate": rates}, "seeds": [0]})
-    result = run_study(recipe.model_copy(update={"study": study}), choosing=HeldOut(), root=tmp_path, workers=1)
+    result = run_study(
+        recipe.model_copy(update={"study": study}), choosing=HeldOut(), root=tmp_path, resources=Resources(workers=1)
+    )
     assert {run.config["train"]["learning_rate"] for run in result.planned if run.run_id in result.failures} == {1e30}
     assert {failure.error for failure in result.failures.values()} == {"DivergedError"}
     assert len(result.records) == 2

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 import neftune
+from neftune.cli.executor_options import add_executor_options
 from neftune.errors import NeftuneError
 
 DESCRIPTION = """\
@@ -53,7 +54,8 @@ OWN_MODULES: dict[str, str] = {
     "winrate": "neftune.cli.winrate",
     "mt-bench": "neftune.cli.mt_bench",
 }
-"""Verbs in a module of their own (HELP, EPILOG, add_options, run), which imports nothing heavy when it is read."""
+"""Verbs in a module of their own (HELP, EPILOG, add_options, run), which imports nothing heavy when it is read.
+A verb may have two words ("study status")."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,11 +109,17 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     plain: list[str] = []
     dotted: list[str] = []
     into = plain
-    for argument in arguments:
+    for argument in _verb_first(arguments):
         if argument.startswith("-"):
             into = dotted if argument.startswith("--") and "." in argument.split("=")[0] else plain
         into.append(argument)
     return plain, dotted
+
+
+def _verb_first(arguments: list[str]) -> list[str]:
+    """The arguments with a verb of two words as one ("study status")."""
+    both = " ".join(arguments[:2])
+    return [both, *arguments[2:]] if " " in both and both in OWN_MODULES else arguments
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -135,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
         return one
 
     study = verb("study", "Train baseline and noisy arms as pairs over seeds, evaluate, write the verdict.", knobs=True)
-    study.add_argument("--workers", type=_positive, help="runs at a time (default: cores / threads)")
+    add_executor_options(study)
     import_module("neftune.cli.estimate").add_options(study)
     train = verb("train", "Train one run of a recipe and keep its weights.", knobs=True)
     train.add_argument("--folder", type=Path, help="where the trained run goes (default: OUT/trained/NAME)")

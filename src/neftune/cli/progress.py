@@ -2,6 +2,7 @@
 
 import sys
 import time
+from itertools import islice
 from types import TracebackType
 from typing import Any
 
@@ -24,17 +25,18 @@ class Progress:
 
     Args:
         store: Where runs write their progress.
-        workers: Runs at a time, for the expected end.
     """
 
-    def __init__(self, store: Store, workers: int) -> None:
+    def __init__(self, store: Store) -> None:
         self.store = store
-        self.workers = workers
         self.console = Console(stderr=True)
         self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
         self.started = time.time()
         self.done_before: int | None = None
+        self.status: Status | None = None
         self.told: set[str] = set()
+        self.done_told = 0
+        self.failed_told = 0
 
     def __enter__(self) -> "Progress":
         if self.live:
@@ -51,6 +53,7 @@ class Progress:
         """Show where the runs stand."""
         if self.done_before is None:
             self.done_before = len(status.done)
+            self.told = {f"done {run.run_id}" for run in status.done}
             if self.done_before:
                 self.console.print(f"{self.done_before} runs were done before and are kept.", highlight=False)
         if self.live:
@@ -59,34 +62,37 @@ class Progress:
             self._lines(status)
 
     def _table(self, status: Status) -> Table:
-        total = len(status.waiting) + len(status.running) + len(status.done) + len(status.failed)
-        filled = round(_BAR * len(status.done) / max(total, 1))
+        filled = round(_BAR * len(status.done) / max(status.total, 1))
         table = Table.grid(padding=(0, 2))
         failed = f", [red]{len(status.failed)} failed[/]" if status.failed else ""
         table.add_row(
             f"[green]{'━' * filled}[/][dim]{'━' * (_BAR - filled)}[/]",
-            f"{len(status.done)}/{total} runs{failed}",
+            f"{len(status.done)}/{status.total} runs{failed}",
             f"{_clock(time.time() - self.started)} gone, {self._remaining(status)}",
         )
-        for run in status.running:
+        for run in status.running.values():
             values = self.store.read_progress(run.run_id)
             table.add_row(escape(f"  {_name(run)}"), _stage(values), _loss(values), style="dim")
         return table
 
     def _lines(self, status: Status) -> None:
-        total = len(status.waiting) + len(status.running) + len(status.done) + len(status.failed)
-        for run in [*status.done[self.done_before or 0 :], *status.running]:
-            state = "running" if run in status.running else "done"
-            key = f"{run.run_id} {state}"
-            if key not in self.told:
-                self.told.add(key)
-                count = f"[{len(status.done)}/{total}]"
-                end = f"  {self._remaining(status)}" if state == "done" else ""
-                print(f"{count:>9} {state:<7} {_name(run)}{end}", file=sys.stderr, flush=True)  # noqa: T201
-        for run_id, failure in status.failed.items():
-            if run_id not in self.told:
-                self.told.add(run_id)
-                print(f"  failed  {run_id}: {failure.message}", file=sys.stderr, flush=True)  # noqa: T201
+        """One line for each run that started, ended or failed since the last call; each stage has its own status."""
+        if status is not self.status:
+            self.status, self.done_told, self.failed_told = status, 0, 0
+        for run_id, run in status.running.items():
+            self._line(status, f"running {run_id}", f"running {_name(run)}")
+        for run in status.done[self.done_told :]:
+            self._line(status, f"done {run.run_id}", f"done    {_name(run)}  {self._remaining(status)}")
+        for run_id, failure in islice(status.failed.items(), self.failed_told, None):
+            self._line(status, f"failed {run_id}", f"failed  {run_id}: {failure.message}")
+        self.done_told, self.failed_told = len(status.done), len(status.failed)
+
+    def _line(self, status: Status, key: str, text: str) -> None:
+        if key in self.told:
+            return
+        self.told.add(key)
+        count = f"[{len(status.done)}/{status.total}]"
+        print(f"{count:>9} {text}", file=sys.stderr, flush=True)  # noqa: T201
 
     def _remaining(self, status: Status) -> str:
         finished = len(status.done) - (self.done_before or 0)

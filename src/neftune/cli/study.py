@@ -3,6 +3,7 @@
 import argparse
 import os
 
+from neftune.cli.executor_options import study_resources
 from neftune.cli.knobs import read_with_knobs, refuse_axes
 from neftune.cli.terminal import say, show
 from neftune.config import LATER
@@ -24,15 +25,21 @@ def run(options: argparse.Namespace, knobs: list[str]) -> int:
     judge = recipe.evaluate.judge
     check_rule(recipe.study.decision, has_judge=judge is not None, judges_later=judge == LATER)
     check_choices(recipe)
-    workers = options.workers or max(1, (os.cpu_count() or 1) // options.threads)
+    resources = study_resources(options)
     if options.dry_run:
+        workers = resources.workers or max(1, (os.cpu_count() or 1) // resources.threads)
         return dry_run(recipe, options, workers=workers)
     store = Store(options.out)
-    arms = len(recipe.study.seeds)
-    say(f"study {recipe.name}: {recipe.question or 'does the noise help?'}  ({workers} at a time, {arms} seeds)")
-    with Progress(store, workers) as progress:
+    num_seeds = len(recipe.study.seeds)
+    say(f"study {recipe.name}: {recipe.question or 'does the noise help?'}  ({num_seeds} seeds)")
+    with Progress(store) as progress:
         result = run_study(
-            recipe, root=options.out, choosing=HeldOut(), workers=workers, threads=options.threads, watch=progress
+            recipe,
+            root=options.out,
+            choosing=HeldOut(),
+            executor=options.executor,
+            resources=resources,
+            watch=progress,
         )
     write_study_report(store, recipe.name, result)
     _say_failures(result)

@@ -1,7 +1,7 @@
 """A whole study: plan what can be known, perform it, plan on from what was found, read back."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from neftune.errors import StoreError
 from neftune.recipe import write_recipe
 from neftune.records import Failure, PlannedRun, StudyResult
 from neftune.study.check import check_recipe, check_run
-from neftune.study.executors import Status, executors
+from neftune.study.executors import Resources, Watch, executors
 from neftune.study.identity import code_version, data_fingerprint, evaluation_fingerprint, model_fingerprint
 from neftune.study.plan import Identify, Planner
 from neftune.study.stages import Choosing, SoFar, plan_so_far
@@ -37,9 +37,9 @@ def run_study(
     *,
     root: Path,
     choosing: Choosing,
-    workers: int,
-    threads: int = 1,
-    watch: Callable[[Status], None] = lambda _: None,
+    executor: str = "local",
+    resources: Resources | None = None,
+    watch: Watch = lambda _: None,
 ) -> StudyResult:
     """Perform what is not yet done of a study, stage by stage, and return all of it.
 
@@ -47,15 +47,16 @@ def run_study(
         recipe: The study.
         root: Folder of all runs and studies.
         choosing: Says on the held-out part which settings and arms are best (`neftune.analysis.choosing.HeldOut`).
-        workers: Runs at a time.
-        threads: CPU threads per run.
+        executor: Who performs the runs: a registered executor.
+        resources: What the runs may use; None: one thread a run, as many runs as there are cores or GPUs.
         watch: Told where the runs stand.
 
     Raises:
-        ConfigError, DataError: The recipe or its data is wrong.
+        ConfigError, DataError, UnknownNameError: The recipe, its data or the resources are wrong.
         StoreError: The plan cannot be written.
         StudyError: An early stage failed so that no later one has anything to rest on.
     """
+    perform_all = executors[executor]
     check_recipe(recipe)
     store, planner = Store(root), make_planner(recipe)
     values = recipe.model_dump(mode="json")
@@ -72,7 +73,7 @@ def run_study(
         todo = [run for run in so_far.planned if run.run_id not in failed]
         if all(store.is_done(run.run_id) for run in todo) and so_far.to_come:
             raise StoreError(f"{root} lost results while the study was running. Start it again.")
-        status = executors["local"](store, todo, workers=workers, threads=threads, watch=watch)
+        status = perform_all(store, todo, resources=resources or Resources(), watch=watch)
         failed |= status.failed
         for failure in status.failed.values():
             with contextlib.suppress(StoreError):

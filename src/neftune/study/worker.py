@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from neftune.records import Failure, PlannedRun
 from neftune.study.store import Store
 
 _SECONDS_BETWEEN_REPORTS = 0.5
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def perform(root: Path, planned: PlannedRun) -> Failure | None:
@@ -38,17 +39,42 @@ def perform(root: Path, planned: PlannedRun) -> Failure | None:
         return Failure(planned.run_id, "StoreError", f"{folder} could not be written: {error.strerror}.")
 
 
-def start_worker(threads: int, driver: int) -> None:
-    """Prepare a worker process: its threads, and its end when the driver's end comes.
+def perform_on(
+    devices: str, perform: Callable[[Path, PlannedRun], Failure | None], root: Path, planned: PlannedRun
+) -> Failure | None:
+    """Do one run with these GPUs visible to the processes that it starts."""
+    before = os.environ[_VISIBLE]
+    os.environ[_VISIBLE] = devices
+    try:
+        return perform(root, planned)
+    finally:
+        os.environ[_VISIBLE] = before
+
+
+def start_worker(threads: int, driver: int, devices: str) -> None:
+    """Prepare a worker process as `prepare_process` does, and end it when the driver's end comes.
+
+    Args:
+        threads: CPU threads a run computes with.
+        driver: Process id of the driver, which may be gone by the time a worker has started.
+        devices: The GPUs it may use.
+    """
+    threading.Thread(target=_die_with, args=(driver,), daemon=True).start()
+    prepare_process(threads, devices)
+
+
+def prepare_process(threads: int, devices: str | None) -> None:
+    """Set a process's threads and GPUs, before torch is imported.
 
     Args:
         threads: CPU threads a run computes with; results are bit-identical for equal numbers.
-        driver: Process id of the driver, which may be gone by the time a worker has started.
+        devices: The GPUs it may use, as CUDA_VISIBLE_DEVICES names them; "" none, None those that it has.
     """
+    if devices is not None:
+        os.environ[_VISIBLE] = devices
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[name] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    threading.Thread(target=_die_with, args=(driver,), daemon=True).start()
     import torch
 
     torch.set_num_threads(threads)
