@@ -4,10 +4,12 @@ from typing import Any
 
 import pytest
 
-from neftune.config import Recipe, RunConfig
+from neftune.config import ModelConfig, Recipe, RunConfig, TrainConfig
 from neftune.errors import ConfigError, DataError, InputError, UnknownNameError
 from neftune.recipe import validate
 from neftune.study.check import check_recipe, check_run
+from neftune.study.identity import model_fingerprint, versions
+from neftune.study.plan import run_id
 from tests.evaluation.benchmarks.published_rows import write_published
 
 
@@ -22,6 +24,17 @@ from tests.evaluation.benchmarks.published_rows import write_published
         ({"data": {"source": "x.jsonl"}, "model": {"path": "m"}, "evaluate": {"judge": "facts"}}, "microworld"),
         ({"data": {"source": "x.jsonl"}}, "Name a model with --model.path"),
         ({"train": {"batch_size": 10, "micro_batch_size": 4}}, "must be a multiple of"),
+        ({"train": {"regularizers": {"dropuot": 0.1}}}, "Did you mean 'dropout'"),
+        (
+            {"train": {"regularizers": {"dropout": 1.5}}},
+            r"train\.regularizers\.dropout: strength: .* less than 1, got 1.5",
+        ),
+        ({"train": {"regularizers": {"r3f": {"strength": 1, "epz": 1}}}}, "Did you mean 'eps'"),
+        ({"train": {"regularizers": {"noisytune": 0.1}}, "model": {"adapter": "lora"}}, "Set model.adapter to none"),
+        ({"train": {"optimizer": "lyon"}}, "Did you mean 'lion'"),
+        ({"train": {"optimizer": "schedule_free_adamw"}}, "Set --train.schedule constant"),
+        ({"train": {"freeze": ["heads"]}}, r"'embeddings', 'head', .*got 'heads'"),
+        ({"model": {"quantization": "nf4"}}, "cannot be trained .* Set --model.adapter lora, which with nf4 is QLoRA"),
     ],
 )
 def test_a_wrong_run_is_refused_with_its_reason(settings: dict[str, Any], message: str):
@@ -59,3 +72,30 @@ def test_benchmarks_are_read_before_the_first_run(tmp_path):
     with pytest.raises(DataError, match="ARC-Challenge"):
         check(tasks=["arc_challenge"], data=str(tmp_path / "empty"))
     check(tasks=["truthfulqa_mc2"], data=str(write_published(tmp_path / "all")))
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ({"dropout": 0}, {}),
+        ({"dropout": None}, {}),
+        ({"freelb": {"strength": 0, "steps": 4}}, {}),
+        ({"r3f": {"strength": 1}, "dropout": 0.1}, {"dropout": 0.1, "r3f": 1.0}),
+        ({"freelb": {"strength": 1, "steps": 4}}, {"freelb": {"strength": 1.0, "steps": 4.0}}),
+    ],
+)
+def test_one_strength_is_said_in_one_way(said: dict[str, Any], kept: dict[str, Any]):
+    runs = [RunConfig.model_validate({"train": {"regularizers": one}}) for one in (said, kept)]
+    assert runs[0].train.regularizers == kept
+    ids = [run_id(run, data="d", model="m", code_version="c") for run in runs]
+    assert ids[0] == ids[1]
+
+
+def test_only_runs_that_use_a_library_depend_on_its_version():
+    plain = RunConfig(model=ModelConfig(path="somewhere/model"))
+    lion = plain.model_copy(update={"train": TrainConfig(optimizer="lion")})
+    nf4 = plain.model_copy(update={"model": ModelConfig(path="somewhere/model", adapter="lora", quantization="nf4")})
+    assert model_fingerprint(plain) == "somewhere/model"
+    assert "bitsandbytes" not in versions(plain)
+    for run in (lion, nf4):
+        assert model_fingerprint(run) == f"somewhere/model bitsandbytes {versions(run)['bitsandbytes']}"

@@ -11,6 +11,8 @@ from neftune.study.store import Store
 REGISTRIES = {
     "distributions": "neftune.noise.distributions:distributions",
     "schedules": "neftune.noise.schedules:schedules",
+    "regularizers": "neftune.training.regularizers:regularizers",
+    "optimizers": "neftune.training.optimizers:optimizers",
     "formats": "neftune.data.formats:formats",
     "data-sets": "neftune.data.datasets:data_sets",
     "templates": "neftune.data.prompts:templates",

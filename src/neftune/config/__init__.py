@@ -14,6 +14,7 @@ from neftune.config.run import (
     ModelConfig,
     NoiseConfig,
     RunConfig,
+    Strength,
     TrainConfig,
 )
 from neftune.config.study import Control, Decision, Recipe, Search, StudyConfig
@@ -33,6 +34,7 @@ __all__ = [
     "Recipe",
     "RunConfig",
     "Search",
+    "Strength",
     "StudyConfig",
     "TrainConfig",
 ]

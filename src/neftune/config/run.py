@@ -3,12 +3,18 @@
 Paper defaults are those of reference section 3 (arXiv 2310.05914, appendix A.1 and the authors' train.py).
 """
 
+import math
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 KnobValue = bool | float | str | list[str] | None
 """What one setting can be set to on an axis of a study; whole numbers are read as numbers."""
+
+Strength = float | dict[str, float | str] | None
+"""How strong a regulariser is: a number, or with its other settings; 0 and null are its absence."""
+
+ModelPart = Literal["embeddings", "head", "attention", "mlp", "norms"]
 
 
 class Knobs(BaseModel):
@@ -35,10 +41,14 @@ class ModelConfig(Knobs):
 
     path: str = "microworld"
     """A hub id, a folder with a Hugging Face checkpoint, or "microworld" for the embedded base."""
-    adapter: Literal["none", "lora"] = "none"
-    """"none" trains all weights; "lora" trains low-rank adapters, set in `lora`."""
+    adapter: Literal["none", "lora", "dora"] = "none"
+    """"none" trains all weights; "lora" trains low-rank adapters, set in `lora`; "dora" gives them trained magnitudes
+    too (arXiv 2402.09353)."""
     lora: LoraConfig = LoraConfig()
-    """The adapters, used when adapter is "lora"."""
+    """The adapters, used when adapter is "lora" or "dora"."""
+    quantization: Literal["nf4", "int8"] | None = None
+    """How the frozen weights below the adapters are held: "nf4" with "lora" is QLoRA (arXiv 2305.14314), "int8" is
+    LLM.int8() (arXiv 2208.07339); null keeps them in dtype. Needs an adapter, and bitsandbytes."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the weights."""
     trust_remote_code: bool = False
@@ -83,12 +93,26 @@ class TrainConfig(Knobs):
     """Examples per optimiser step (paper: 128)."""
     micro_batch_size: int | None = Field(default=None, ge=1)
     """Examples per forward pass; null takes the largest divisor of batch_size up to 16."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Learning-rate schedule after warm-up (paper: cosine to 0)."""
+    optimizer: str = "adamw"
+    """A registered optimiser (`neftune list optimizers`; paper: AdamW)."""
+    schedule: Literal["cosine", "linear", "constant", "cosine_with_min_lr", "wsd"] = "cosine"
+    """Learning-rate schedule after warm-up (paper: cosine to 0); "wsd" is constant, then falls along a cosine."""
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
     """Share of the steps spent warming up (paper: 0.03)."""
+    min_lr_ratio: float | None = Field(default=None, ge=0, lt=1)
+    """Where "cosine_with_min_lr" and "wsd" end, as a share of the peak; null: 0.1 and 0. The warm-up of "wsd" begins
+    there too."""
+    decay_ratio: float | None = Field(default=None, gt=0, lt=1)
+    """Share of the steps in which "wsd" falls; null: 0.2."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """AdamW weight decay (paper: 0)."""
+    """The optimiser's decoupled weight decay, on weight matrices (paper: 0)."""
+    regularizers: dict[str, Strength] = Field(default_factory=dict[str, Strength])
+    """Registered regularisers (`neftune list regularizers`) -> strength, or a mapping of strength and settings; a
+    strength of 0 (or null) is the same run as none."""
+    freeze: list[ModelPart] = Field(default_factory=list[ModelPart])
+    """Parts of the model that are not trained (arXiv 2310.05914, table 11)."""
+    loss_on: Literal["response", "all"] = "response"
+    """Tokens that are trained on: the responses (paper), or the prompt too (arXiv 2405.14394)."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradient clipping (paper: 1.0)."""
     gradient_checkpointing: bool = False
@@ -103,6 +127,35 @@ class TrainConfig(Knobs):
     """Checkpoints saved along the way, from which a killed run goes on; 0 starts a killed run anew."""
     save_model: bool = False
     """Keep the trained weights in the run folder."""
+
+    @field_validator("regularizers")
+    @classmethod
+    def _one_way_to_say_it(cls, given: dict[str, Strength]) -> dict[str, Strength]:
+        """Absent where the strength is 0, a number where that is all that is said: one setting, one hash."""
+        said: dict[str, Strength] = {}
+        for name, value in sorted(given.items()):
+            strength = value.get("strength", math.nan) if isinstance(value, dict) else value
+            if strength and isinstance(value, dict) and set(value) > {"strength"}:
+                said[name] = value
+            elif strength:
+                said[name] = strength if isinstance(strength, float) else value
+        return said
+
+    @field_validator("freeze")
+    @classmethod
+    def _each_part_once(cls, given: list[ModelPart]) -> list[ModelPart]:
+        return sorted(set(given))
+
+    @model_validator(mode="after")
+    def _schedule_takes_them(self) -> "TrainConfig":
+        takers = {"min_lr_ratio": ("cosine_with_min_lr", "wsd"), "decay_ratio": ("wsd",)}
+        for name, schedules in takers.items():
+            if getattr(self, name) is not None and self.schedule not in schedules:
+                raise ValueError(
+                    f"train.{name} belongs to schedule {' or '.join(schedules)}, got it with {self.schedule!r}. "
+                    f"Remove it, or set train.schedule to {schedules[0]}."
+                )
+        return self
 
 
 class NoiseConfig(Knobs):

@@ -1,7 +1,9 @@
 """The noise in transformers' Trainer and in every trainer made from it (TRL's)."""
 
+import contextlib
 import dataclasses
 import math
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import nn
@@ -95,6 +97,10 @@ class NoiseCallback(TrainerCallback, ExportableState):
             arguments["schedule"] = f"{settings.schedule!r} (no name to restore it by)"
         arguments |= {"nsr": self._asked.nsr, "length": self._asked.length}
         return {"args": arguments, "attributes": {"_resumed": resumable(self._handle)}}
+
+    def uncounted(self) -> AbstractContextManager[None]:
+        """Forwards in this block get their noise and are not counted: see `NoiseHandle.uncounted`."""
+        return contextlib.nullcontext() if self._handle is None else self._handle.uncounted()
 
     def detach(self) -> None:
         """Take the noise off the model, if it is still on."""

@@ -15,6 +15,12 @@ from neftune.noise.stacks import Stack
 DOCUMENT_KEYS = "document_keys"
 """A batch may carry its documents' keys under this name; models never see it."""
 
+RESPONSE_MASK = "response_mask"
+"""A batch may say under this name which tokens (B, T) are the response, where labels do not; models never see it."""
+
+ASIDE = (DOCUMENT_KEYS, RESPONSE_MASK)
+"""What is for the noise alone."""
+
 _BOUNDARIES = ("cu_seq_lens_q", "cu_seqlens", "cu_seq_lens", "cu_seqlens_q")
 _IGNORED_LABEL = -100
 _MROPE_AXES = 3
@@ -29,7 +35,7 @@ class Given(NamedTuple):
         cu_seqlens: Boundaries of a single row.
         seq_idx: (B, T) or (1, T).
         document_keys: (B,) or (B, T).
-        labels: What the model was given under this name.
+        labels: What the model was given under this name, or what the response mask says in its place.
     """
 
     attention_mask: Tensor | None
@@ -67,7 +73,7 @@ def given_to(calls: Calls, stack: Stack, input_ids: Tensor) -> Given:
     keys = calls.anywhere(DOCUMENT_KEYS)
     for name, value in (("position_ids", positions), ("cu_seq_lens_q", boundaries), (DOCUMENT_KEYS, keys)):
         _refuse_others(name, value)
-    labels = calls.anywhere("labels")
+    labels = _labels(calls.anywhere("labels"), calls.anywhere(RESPONSE_MASK))
     fits = isinstance(labels, Tensor) and labels.shape == input_ids.shape
     if stack.role == "decoder" and fits and calls.anywhere("decoder_attention_mask") is None:
         # Some make a mask of shifted labels, whose length depends on the padding; the labels tell it exactly.
@@ -80,6 +86,13 @@ def given_to(calls: Calls, stack: Stack, input_ids: Tensor) -> Given:
         document_keys=keys,
         labels=labels if isinstance(labels, Tensor) else None,
     )
+
+
+def _labels(labels: Any, response_mask: Any) -> Any:
+    if response_mask is None:
+        return labels
+    _refuse_others(RESPONSE_MASK, response_mask)
+    return torch.zeros_like(response_mask, dtype=torch.int64).masked_fill(response_mask == 0, _IGNORED_LABEL)
 
 
 def _refuse_others(name: str, value: object) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from neftune.errors import ConfigError, NoiseError
 from neftune.noise.calls import Call, Calls, ThreadCalls, positional_parameters
-from neftune.noise.given import DOCUMENT_KEYS, Given, chosen_tokens, given_to, layout_of
+from neftune.noise.given import ASIDE, Given, chosen_tokens, given_to, layout_of
 from neftune.noise.hooks import Hook, hook_owner
 from neftune.noise.meter import Meter
 from neftune.noise.operator import (
@@ -65,7 +65,7 @@ class NoiseHandle:
         self._removables: list[Any] = []
         self._told, self._num_asked = torch.tensor(RANDOM_DRAW), torch.tensor(0)
         self._progress: float | None = None
-        self._num_pauses = 0
+        self._num_pauses = self._num_uncounted = 0
         self._own, self._threads, self._thread = Calls(), ThreadCalls(), threading.get_ident()
         self._read: set[torch.device] = set()
         self._begun_at: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -126,6 +126,18 @@ class NoiseHandle:
             yield
         finally:
             self._num_pauses -= 1
+
+    @contextlib.contextmanager
+    def uncounted(self) -> Generator[None]:
+        """A forward in this block is noised and not counted: it repeats one that was (R3F, FreeLB).
+
+        It has the noise of the first where the exposure is told (`set_epoch`) or torch's generator stands where it did.
+        """
+        self._num_uncounted += 1
+        try:
+            yield
+        finally:
+            self._num_uncounted -= 1
 
     def set_epoch(self, epoch: int) -> None:
         """Make the epoch the exposure: noise depends on seed, document and epoch alone, not on torch's generator.
@@ -205,9 +217,9 @@ class NoiseHandle:
         # Above this function and `Hook.__call__` lies the frame of torch that calls the module.
         frame = None if torch.compiler.is_compiling() else sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
         self._calls().enter(module, parameters, args=args, given=kwargs, frame=frame)
-        if DOCUMENT_KEYS not in kwargs:
+        if not any([name in kwargs for name in ASIDE]):  # noqa: C419 (traced)
             return None
-        return args, {name: value for name, value in kwargs.items() if name != DOCUMENT_KEYS}
+        return args, {name: value for name, value in kwargs.items() if name not in ASIDE}
 
     def _leave(self, below: tuple[Stack, ...], module: nn.Module, args: object, kwargs: object, result: object) -> None:
         calls = self._calls()
@@ -220,7 +232,7 @@ class NoiseHandle:
         if missed:
             self._refuse_missed(call, missed, had_embeddings)
         elif not torch.compiler.is_compiling():
-            self.meter.num_forwards += not in_backward()
+            self.meter.num_forwards += self._counts()
 
     def _refuse_missed(self, call: Call, missed: list[Stack], had_embeddings: bool) -> None:
         names = ", ".join(f"{type(stack.module).__name__}'s {type(stack.embedding).__name__}" for stack in missed)
@@ -331,9 +343,12 @@ class NoiseHandle:
             multiplier=part.multiplier,
         )
         noised, squares, noise, layout = self._ranks.add(embedded, share, noise, layout)
-        if not in_backward():
+        if self._counts():
             self.meter.record(squares, layout, noise.noised, unit_norm=settings.unit_norm * part.multiplier)
         return noised
+
+    def _counts(self) -> bool:
+        return not self._num_uncounted and not in_backward()
 
     def _may_read(self, device: torch.device) -> bool:
         """Whether to look at a batch's values: always on the CPU, elsewhere once, because the host waits for it."""

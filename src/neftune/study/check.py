@@ -25,6 +25,7 @@ def check_run(config: RunConfig) -> None:
     from neftune.noise.distributions import distributions
     from neftune.noise.schedules import schedules
 
+    _check_training(config)
     distributions[config.noise.distribution]
     schedules[config.noise.schedule]
     if config.data.format != "auto":
@@ -59,6 +60,23 @@ def check_recipe(recipe: Recipe) -> None:
         raise ConfigError(
             "evaluate.parts must have heldout (choices are made on it) and test (judged on), "
             f"got {recipe.evaluate.parts}."
+        )
+
+
+def _check_training(config: RunConfig) -> None:
+    from neftune.training.optimizers import check_optimizer, require_library
+    from neftune.training.regularizers import make_regularizers
+
+    check_optimizer(config.train)
+    for regularizer in make_regularizers(config.train.regularizers):
+        regularizer.check(config.train, config.model)
+    quantization = config.model.quantization
+    if quantization is not None:
+        require_library("bitsandbytes", f"model.quantization {quantization!r}")
+    if quantization is not None and config.model.adapter == "none":
+        raise ConfigError(
+            f"weights held in {quantization} cannot be trained (they have no gradients), only adapters on them; got "
+            "model.adapter 'none'. Set --model.adapter lora, which with nf4 is QLoRA, or --model.quantization null."
         )
 
 

@@ -25,7 +25,7 @@ DETERMINING = (
 """Code that a run's result depends on; analysis and report can change without training anything again."""
 
 LIBRARIES = ("torch", "numpy", "transformers", "trl", "peft", "accelerate", "tokenizers", "lm-eval")
-"""Libraries that a run's result depends on."""
+"""Libraries that every run's result depends on; `libraries_of` names those that a run's settings call for."""
 
 
 @functools.cache
@@ -43,9 +43,18 @@ def code_version() -> str:
     return digest.hexdigest()[:16]
 
 
-def versions() -> dict[str, str]:
-    """Libraries, code and machine, for the report."""
-    known = {library: importlib.metadata.version(library) for library in LIBRARIES}
+def libraries_of(run: RunConfig) -> tuple[str, ...]:
+    """Libraries beyond `LIBRARIES` that hold this run's optimiser or weights."""
+    from neftune.training.optimizers import optimizers
+
+    asked = {optimizers[run.train.optimizer].library, "bitsandbytes" if run.model.quantization else None}
+    return tuple(sorted(library for library in asked if library))
+
+
+def versions(run: RunConfig | None = None) -> dict[str, str]:
+    """Libraries, code and machine, for the report; with a run, the libraries that it alone calls for too."""
+    libraries = (*LIBRARIES, *(libraries_of(run) if run else ()))
+    known = {library: importlib.metadata.version(library) for library in libraries}
     return {
         "neftune": neftune.__version__,
         "code": code_version(),
@@ -56,17 +65,18 @@ def versions() -> dict[str, str]:
 
 
 def model_fingerprint(run: RunConfig) -> str:
-    """Hash of the weights a run starts from.
+    """Hash of the weights a run starts from, and the versions of the libraries that it alone calls for.
 
     A folder is hashed by its files' names and contents; a hub id is taken by name; the microworld's base follows from
     the world's seed and the code.
     """
     path = Path(run.model.path)
+    libraries = [f"{library} {importlib.metadata.version(library)}" for library in libraries_of(run)]
     if run.model.path == "microworld":
-        return f"microworld {run.data.seed}"
-    if not path.is_dir():
-        return run.model.path
-    return _folder_hash(path.resolve(), _state(path))
+        weights = f"microworld {run.data.seed}"
+    else:
+        weights = _folder_hash(path.resolve(), _state(path)) if path.is_dir() else run.model.path
+    return " ".join([weights, *libraries])
 
 
 def data_fingerprint(data: DataConfig) -> str:

@@ -108,7 +108,7 @@ def training_record(run_id: str, config: RunConfig, trained: Trained) -> RunReco
         counts=trained.counts,
         answers={},
         scores={},
-        versions=versions(),
+        versions=versions(config),
         seconds=trained.seconds,
         data_fingerprint=trained.data.fingerprint,
     )

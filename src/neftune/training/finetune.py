@@ -15,9 +15,12 @@ from neftune.config import NoiseConfig, TrainConfig
 from neftune.errors import ConfigError, DataError
 from neftune.records import Document, HistoryPoint, RealisedNoise, content_hash
 from neftune.training.checkpoints import Checkpoint, checkpoint_folder, last_checkpoint
+from neftune.training.freezing import frozen
 from neftune.training.models import quiet_transformers
+from neftune.training.objective import set_objective
 from neftune.training.probes import STOP_PROBE, Probe, Progress, Timetable, Watch, Watched
 from neftune.training.randomness import deterministic_algorithms, preserved_random_state, stream_seed
+from neftune.training.regularizers import Regularizer, make_regularizers, prepare_all
 from neftune.training.trainer import make_trainer, tidied, trainer_arguments
 
 if TYPE_CHECKING:
@@ -101,14 +104,19 @@ def finetune(
     _check(documents, settings)
     noise = _noise_callback(settings)
     watch = _watch(model, documents, settings, noise)
-    with checkpoint_folder(settings.folder) as kept, _left_alone(model, noise):
-        arguments = trainer_arguments(settings.train, seed=settings.seed, folder=kept)
-        trainer = make_trainer(model, tokenizer, documents, arguments=arguments)
+    train, regularizers = settings.train, make_regularizers(settings.train.regularizers)
+    with checkpoint_folder(settings.folder) as kept, _left_alone(model, noise), _changed(model, train, regularizers):
+        num_steps = watch.timetable.num_steps
+        arguments = trainer_arguments(train, seed=settings.seed, folder=kept, num_steps=num_steps)
+        trainer = make_trainer(model, tokenizer, documents, arguments=arguments, loss_on=train.loss_on)
+        set_objective(trainer, regularizers, noise=noise, seed=settings.seed)
         trainer.add_callback(noise)
         trainer.add_callback(watch)
-        found = last_checkpoint(kept, run=watch.watched.run) if settings.train.checkpoints else None
-        _train(trainer, watch, noise, found)
-    return _result(model, documents, watch, noise, settings)
+        found = last_checkpoint(kept, run=watch.watched.run) if train.checkpoints else None
+        if not found:
+            prepare_all(regularizers, model, seed=settings.seed)
+        _train(trainer, watch, found)
+        return _result(model, documents, watch, noise, settings)
 
 
 def _check(documents: Sequence[Document], settings: FinetuneSettings) -> None:
@@ -190,7 +198,7 @@ def _weights_digest(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _train(trainer: "SFTTrainer", watch: Watch, noise: "NoiseCallback", found: Checkpoint | None) -> None:
+def _train(trainer: "SFTTrainer", watch: Watch, found: Checkpoint | None) -> None:
     from transformers import set_seed
 
     if found:
@@ -203,6 +211,16 @@ def _train(trainer: "SFTTrainer", watch: Watch, noise: "NoiseCallback", found: C
             return
     set_seed(trainer.args.seed)
     trainer.train(resume_from_checkpoint=str(found.folder) if found else None)
+
+
+@contextlib.contextmanager
+def _changed(model: torch.nn.Module, train: TrainConfig, regularizers: Sequence[Regularizer]) -> Iterator[None]:
+    """For as long as it trains, the model has its frozen parts and what its regularisers put on it."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(frozen(model, train.freeze))
+        for one in regularizers:
+            stack.enter_context(one.applied(model))
+        yield
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import json
 import logging
 import textwrap
 import warnings
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from neftune.config import DataConfig, LoraConfig, ModelConfig
+from neftune.config import DataConfig, ModelConfig
 from neftune.errors import ModelError
+from neftune.training.optimizers import require_library
 from neftune.training.randomness import preserved_random_state, stream_seed
 
 if TYPE_CHECKING:
@@ -44,7 +46,8 @@ class LoadedModel:
     def save(self, folder: Path) -> None:
         """Writes a checkpoint (safetensors) that `load_model` and Hugging Face's Auto classes read.
 
-        Adapters are merged into the copy that is written, so that it needs no base beside it.
+        Adapters are merged into the copy that is written, so that it needs no base beside it; on quantised weights,
+        which would round what is merged into them, they are written alone, with the base's name.
 
         Args:
             folder: Created where missing.
@@ -53,7 +56,7 @@ class LoadedModel:
 
         model: Any = self.model
         with quiet_transformers():
-            if isinstance(model, PeftModel):
+            if isinstance(model, PeftModel) and not _is_quantised(model):
                 model = copy.deepcopy(model).merge_and_unload()
             model.save_pretrained(str(folder))
             self.tokenizer.save_pretrained(str(folder))
@@ -71,12 +74,16 @@ def load_model(model: ModelConfig, data: DataConfig, *, seed: int) -> LoadedMode
         ModelError: Nothing is there, the checkpoint is broken, or model, tokenizer and context do not fit.
     """
     path = _resolve_path(model, data)
+    adapters = Path(path) if _holds_adapters(Path(path)) else None
+    base = path if adapters is None else _base_of(adapters)
     with preserved_random_state(), quiet_transformers():
-        network, tokenizer = _load_network(path, model), _load_tokenizer(path, model)
+        network, tokenizer = _load_network(base, model), _load_tokenizer(path, model)
         check_tokenizer(tokenizer, network, max_length=data.max_length)
-        if model.adapter == "lora":
+        if adapters is not None:
+            return with_adapters(LoadedModel(network.eval(), tokenizer, path), adapters)
+        if model.adapter != "none":
             torch.manual_seed(stream_seed(seed, "adapter"))
-            network = _add_adapters(network, model.lora)
+            network = _add_adapters(network, model)
     return LoadedModel(network.eval(), tokenizer, path)
 
 
@@ -144,7 +151,7 @@ def _resolve_path(model: ModelConfig, data: DataConfig) -> str:
         return str(microworld_base(data.seed))
     folder = Path(model.path).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
+        if not (folder / "config.json").is_file() and not _holds_adapters(folder):
             raise ModelError(
                 f"model.path must be a folder with a Hugging Face checkpoint (config.json, weights, tokenizer); "
                 f"{folder} has no config.json. Name the folder that holds it."
@@ -158,6 +165,20 @@ def _resolve_path(model: ModelConfig, data: DataConfig) -> str:
     return model.path
 
 
+def _holds_adapters(folder: Path) -> bool:
+    """Whether a folder is what `LoadedModel.save` writes of a quantised run: adapters and no base."""
+    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+
+
+def _base_of(folder: Path) -> str:
+    with _clear_errors(str(folder), "set of adapters"):
+        return str(json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"])
+
+
+def _is_quantised(model: Any) -> bool:
+    return getattr(model.get_base_model(), "is_quantized", False)
+
+
 def _load_network(path: str, config: ModelConfig) -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM
 
@@ -168,6 +189,7 @@ def _load_network(path: str, config: ModelConfig) -> "PreTrainedModel":
             trust_remote_code=config.trust_remote_code,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
+            **_quantisation(config),
         )
     network, report = loaded
     # Transformers fills these at random and says so in a log line.
@@ -181,6 +203,27 @@ def _load_network(path: str, config: ModelConfig) -> "PreTrainedModel":
     return network
 
 
+def _quantisation(config: ModelConfig) -> dict[str, Any]:
+    """QLoRA's nf4 with double quantisation (arXiv 2305.14314, section 3), or LLM.int8()."""
+    from transformers import BitsAndBytesConfig
+
+    if config.quantization is None:
+        return {}
+    require_library("bitsandbytes", f"model.quantization {config.quantization!r}")
+    if config.quantization == "int8":
+        settings = BitsAndBytesConfig(load_in_8bit=True)
+    else:
+        settings = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=getattr(torch, config.dtype),
+        )
+    # Weights are quantised where they lie; the trainer moves none that are.
+    place = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+    return {"quantization_config": settings, "device_map": {"": place}}
+
+
 def _load_tokenizer(path: str, config: ModelConfig) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
@@ -188,11 +231,17 @@ def _load_tokenizer(path: str, config: ModelConfig) -> "PreTrainedTokenizerBase"
         return AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
 
 
-def _add_adapters(network: "PreTrainedModel", config: LoraConfig) -> "PeftModel":
+def _add_adapters(network: "PreTrainedModel", model: ModelConfig) -> "PeftModel":
     import peft
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    config = model.lora
+    if model.quantization is not None:
+        with _peft_warnings_off():
+            # Norms in float32, all weights frozen.
+            network = peft.prepare_model_for_kbit_training(network, use_gradient_checkpointing=False)
     settings = peft.LoraConfig(
+        use_dora=model.adapter == "dora",
         r=config.r,
         lora_alpha=config.alpha,  # pyright: ignore[reportArgumentType] - annotated int, any number works
         lora_dropout=config.dropout,

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from neftune.errors import DivergedError
 from neftune.records import HistoryPoint
 from neftune.training import checkpoints
+from neftune.training.optimizers import averaged_weights, schedules_itself
 from neftune.training.randomness import preserved_random_state
 
 if TYPE_CHECKING:
@@ -110,6 +111,18 @@ class Watch(TrainerCallback):
         self.history: list[HistoryPoint] = []
         self.stopped_early = False
         self._losses: list[float] = []
+        self._optimizer: Any = None
+
+    def on_train_begin(  # noqa: D102
+        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **known: Any
+    ) -> None:
+        self._optimizer = known["optimizer"]
+
+    def on_train_end(  # noqa: D102
+        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **_: Any
+    ) -> None:
+        if schedules_itself(self._optimizer):
+            self._optimizer.eval()
 
     def measure_start(self) -> None:
         """Measures every probe before the first step."""
@@ -180,7 +193,7 @@ class Watch(TrainerCallback):
         self.history.append(HistoryPoint(step, epoch, {**loss, **values}))
 
     def _measure(self, probes: Mapping[str, Probe]) -> dict[str, float]:
-        with preserved_random_state(), _eval_mode(self.model):
+        with preserved_random_state(), averaged_weights(self._optimizer), _eval_mode(self.model):
             values = {name: float(probe()) for name, probe in probes.items()}
         for name, value in values.items():
             if not math.isfinite(value):

@@ -42,6 +42,19 @@ def preserved_random_state() -> Iterator[None]:
             np.random.set_state(numpy_state)  # noqa: NPY002
 
 
+def random_states() -> list[torch.Tensor]:
+    """The states of torch's generators that a forward pass draws from: the CPU's and the current GPU's."""
+    on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if on_gpu else [])]
+
+
+def set_random_states(states: list[torch.Tensor]) -> None:
+    """Puts them where `random_states` found them, so that dropout draws the same masks again."""
+    torch.set_rng_state(states[0])
+    for state in states[1:]:
+        torch.cuda.set_rng_state(state)
+
+
 @contextlib.contextmanager
 def deterministic_algorithms() -> Iterator[None]:
     """Makes torch choose algorithms that give the same bits every time.

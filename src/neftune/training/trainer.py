@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 
@@ -11,6 +11,7 @@ from neftune.config import TrainConfig
 from neftune.errors import ConfigError
 from neftune.records import Document
 from neftune.training.collator import Collator
+from neftune.training.optimizers import learning_rate_arguments
 from neftune.training.randomness import stream_seed
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from trl.trainer.sft_trainer import SFTTrainer
 
 LARGEST_MICRO_BATCH = 16
-_SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
 def make_trainer(
@@ -29,6 +29,7 @@ def make_trainer(
     documents: Sequence[Document],
     *,
     arguments: "SFTConfig",
+    loss_on: Literal["response", "all"] = "response",
 ) -> "SFTTrainer":
     """A trainer over ``documents`` that neither re-tokenises nor prints.
 
@@ -37,6 +38,7 @@ def make_trainer(
         tokenizer: Gives the padding token.
         documents: Tokens and loss masks.
         arguments: From `trainer_arguments`.
+        loss_on: Tokens that are trained on.
     """
     from datasets import Dataset
     from transformers import PrinterCallback
@@ -48,7 +50,7 @@ def make_trainer(
             args=arguments,
             train_dataset=Dataset.from_dict({"index": list(range(len(documents)))}),
             processing_class=tokenizer,
-            data_collator=Collator(documents, pad_token_id=cast(int, tokenizer.pad_token_id)),
+            data_collator=Collator(documents, pad_token_id=cast(int, tokenizer.pad_token_id), loss_on=loss_on),
         )
     trainer.remove_callback(PrinterCallback)
     # TRL's own loss divides by the tokens of the whole optimiser batch, whatever the model's forward accepts; without
@@ -57,13 +59,15 @@ def make_trainer(
     return trainer
 
 
-def trainer_arguments(train: TrainConfig, *, seed: int, folder: Path) -> "SFTConfig":
+def trainer_arguments(train: TrainConfig, *, seed: int, folder: Path, num_steps: int) -> "SFTConfig":
     """TRL's arguments for ``train``.
 
     Args:
-        train: Obeyed in full, except evaluations and checkpoints, which callbacks time.
+        train: Obeyed in full, except evaluations and checkpoints, which callbacks time, and regularisers, freezing and
+            the tokens trained on, which are set on model and trainer.
         seed: The run's seed.
         folder: Where checkpoints go.
+        num_steps: Optimiser steps of the whole run.
 
     Raises:
         ConfigError: Several GPUs or processes would share the run.
@@ -77,8 +81,7 @@ def trainer_arguments(train: TrainConfig, *, seed: int, folder: Path) -> "SFTCon
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=train.batch_size // micro,
         learning_rate=train.learning_rate,
-        lr_scheduler_type=_SCHEDULES[train.schedule],
-        warmup_steps=train.warmup_ratio,
+        **learning_rate_arguments(train, num_steps),
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
         activation_checkpointing=train.gradient_checkpointing,

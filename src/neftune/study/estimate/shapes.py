@@ -192,7 +192,8 @@ def _adapted(network: Any, model: ModelConfig) -> Any:
     from neftune.training.models import _add_adapters  # pyright: ignore[reportPrivateUsage]
 
     with quiet_transformers(), torch.device("meta"), _meta_adapters():
-        return _add_adapters(network, model.lora)
+        # What holds the frozen weights changes no shape.
+        return _add_adapters(network, model.model_copy(update={"quantization": None}))
 
 
 @contextlib.contextmanager
