@@ -45,14 +45,15 @@ def test_parameters_are_the_real_models(name: str, tmp_path: Path):
     assert shape.layers == model.config.num_hidden_layers
 
 
+@pytest.mark.parametrize("adapter", ["lora", "dora"])
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
-def test_adapters_are_those_that_a_run_trains(name: str, tmp_path: Path):
+def test_adapters_are_those_that_a_run_trains(name: str, adapter: str, tmp_path: Path):
     from neftune.training.models import _add_adapters
 
-    lora = LoraConfig(r=3)
     model, config = saved(FAMILIES[name], tmp_path)
-    adapted = _add_adapters(model, lora)
-    shape = model_shape(config.model_copy(update={"adapter": "lora", "lora": lora}), DATA)
+    config = config.model_copy(update={"adapter": adapter, "lora": LoraConfig(r=3)})
+    adapted = _add_adapters(model, config)
+    shape = model_shape(config, DATA)
     assert shape.parameters == sum(parameter.numel() for parameter in adapted.parameters())
     assert shape.trained == sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
     assert shape.adapters == shape.trained > 0
