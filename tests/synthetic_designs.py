@@ -10,6 +10,7 @@ import numpy as np
 from neftune.config import Decision, Recipe, RunConfig, StudyConfig
 from neftune.recipe import with_overrides
 from neftune.records import (
+    Answer,
     Failure,
     PlannedRun,
     RealisedNoise,
@@ -118,7 +119,11 @@ def _record(run: PlannedRun, setting: Setting, scores: Mapping[str, Scores]) -> 
     asked = float(setting.get("noise.alpha") or setting.get("noise.nsr") or 0)
     ratio = asked / 11 if "noise.alpha" in setting else asked
     noise = RealisedNoise(asked, asked, asked, ratio, 400, 9000, 25) if asked else None
+    answers = {
+        part: tuple(Answer(i, "prompt", "an answer", "a reference", 2, ended=True) for i in one.example_ids)
+        for part, one in scores.items()
+    }
     return RunRecord(
-        run.run_id, run.config, (), noise, asked, {"steps": 25}, {}, dict(scores), {"neftune": "0"}, {"finetune": 1.0},
-        "data",
+        run.run_id, run.config, (), noise, asked, {"steps": 25}, answers, dict(scores), {"neftune": "0"},
+        {"finetune": 1.0}, "data",
     )  # fmt: skip

@@ -176,6 +176,14 @@ def test_a_knob_that_an_arm_does_not_name_has_the_runs_own_value():
     assert found(one.effects, "noise.alpha", "train.weight_decay").estimate == pytest.approx(0.08, abs=1e-6)
 
 
+def test_a_knob_of_the_noise_is_compared_among_noisy_arms_alone():
+    noisy = product({"noise.alpha": [5.0, 10.0], "noise.distribution": ["uniform", "gaussian"]})
+    study = make_design([{"noise.alpha": 0, "noise.distribution": "uniform"}, *noisy], lambda s: len(s) / 10)
+    (one,) = factorial(study, part="test", metric="loss")
+    effect = found(one.effects, "noise.distribution")
+    assert (effect.levels, effect.num_settings, effect.left_out) == (("gaussian",), 2, ("alpha=0",))
+
+
 @pytest.mark.parametrize(
     "settings",
     [

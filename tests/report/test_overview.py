@@ -1,6 +1,6 @@
 import math
 
-from neftune.report.overview import ARM_COLOURS, BASELINE_COLOUR, CONTROL_COLOURS, Overview, mean
+from neftune.report.overview import ARM_COLOURS, BASELINE_COLOUR, CONTROL_COLOURS, Overview, lost_runs, mean
 from tests.synthetic import BASELINE, CONTROL, make_study
 
 
@@ -42,9 +42,9 @@ def test_an_arm_looks_the_same_whatever_else_has_run(study):
 
 
 def test_unfinished_and_failed_runs_are_told_apart():
-    overview = Overview(make_study(failed=[("nsr=0.3", "world=0", 1)], missing=[("nsr=0.6", "world=1", 2)]))
-    assert [(run.arm, run.seed) for run, _ in overview.failures] == [("nsr=0.3", 1)]
-    assert [(run.arm, run.seed) for run in overview.unfinished] == [("nsr=0.6", 2)]
+    failed, waiting = lost_runs(make_study(failed=[("nsr=0.3", "world=0", 1)], missing=[("nsr=0.6", "world=1", 2)]))
+    assert [(run.arm, run.seed) for run, _ in failed] == [("nsr=0.3", 1)]
+    assert [(run.arm, run.seed) for run in waiting] == [("nsr=0.6", 2)]
 
 
 def test_the_mean_of_nothing_is_unknown_not_zero():

@@ -120,7 +120,20 @@ def test_hostile_texts_add_no_element(tmp_path):
 
 
 def test_the_sections_keep_their_order(structure):
-    wanted = ["effects", "wins", "runs", "losses", "overfitting", "noise", "outputs", "paper", "limits", "provenance"]
+    wanted = [
+        "effects",
+        "dose",
+        "stages",
+        "wins",
+        "runs",
+        "losses",
+        "overfitting",
+        "noise",
+        "outputs",
+        "paper",
+        "limits",
+        "provenance",
+    ]
     assert [attrs["id"] for tag, attrs in structure.tags if tag == "section"] == wanted
 
 

@@ -65,7 +65,7 @@ class Contrast:
 
 
 def find_design(result: StudyResult) -> Design | None:
-    """The factorial that the arms form; None where fewer than two knobs differ or no two of them are crossed.
+    """The factorial that the arms form; None where no contrast says more than an arm beside the baseline does.
 
     A knob that an arm does not name has the value of its run's settings; an alpha or nsr that is not set is 0.
     """
@@ -85,8 +85,8 @@ def find_design(result: StudyResult) -> Design | None:
             factors.append(Factor(knob, tuple(levels.values())))
     cells = {tuple(level_key(_level(run, f.knob)) for f in factors): run.arm for run in arms.values()}
     design = Design(tuple(factors), cells)
-    crossed = any(len(one.factors) > 1 for one in contrasts(design, cells))
-    return design if crossed else None
+    crossed = (one.num_settings > 1 or baseline.arm not in one.weights for one in contrasts(design, cells))
+    return design if len(factors) > 1 and any(crossed) else None
 
 
 def contrasts(design: Design, cells: Mapping[Key, str]) -> Iterator[Contrast]:

@@ -10,6 +10,7 @@ from neftune.analysis.verdict import CHOSEN_ON, JUDGED_ON, Verdict, decide, rule
 from neftune.config import Decision
 from neftune.errors import InputError
 from neftune.records import StudyResult
+from neftune.report.explored import Explored
 from neftune.report.overview import Arm, Overview, mean
 from neftune.report.runs import RunRow, run_rows
 
@@ -39,6 +40,11 @@ class Evidence:
     def confidence(self) -> str:
         """``95%``."""
         return f"{100 * self.decision.confidence:g}%"
+
+    @cached_property
+    def explored(self) -> Explored:
+        """What the arms' own runs show together, whatever judges afterwards."""
+        return Explored(self.study.at("main"))
 
     @cached_property
     def measured(self) -> tuple[str, ...]:

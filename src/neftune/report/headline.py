@@ -8,7 +8,7 @@ from neftune.analysis.effects import find_effects
 from neftune.report import numbers
 from neftune.report.evidence import Evidence
 from neftune.report.metrics import metric_of
-from neftune.report.overview import Arm
+from neftune.report.overview import STAGES, Arm, lost_runs
 from neftune.report.runs import block_title
 from neftune.report.tables import Cell, Column, Table, one_group
 
@@ -46,7 +46,21 @@ def headline(evidence: Evidence) -> Headline:
 
 def reasons_of(evidence: Evidence) -> tuple[str, ...]:
     """The verdict's reasons without one for every run that is still to come: those are listed on their own."""
-    return tuple(reason for reason in evidence.verdict.reasons if not reason.endswith("not run yet."))
+    return merged([reason for reason in evidence.verdict.reasons if not reason.endswith("not run yet.")])
+
+
+def merged(notes: Sequence[str], *, most: int = 6) -> tuple[str, ...]:
+    """Notes that say the same of several things as one: "a: it failed", "b: it failed" -> "a, b: it failed"."""
+    about: dict[str, list[str]] = {}
+    for note in notes:
+        what, colon, said = note.partition(": ")
+        about.setdefault(said if colon else note, []).extend([what] if colon else [])
+    return tuple(
+        f"{', '.join(what[:most])}{f' and {len(what) - most} more' if len(what) > most else ''}: {said}"
+        if what
+        else said
+        for said, what in about.items()
+    )
 
 
 def _typeset(text: str) -> str:
@@ -103,12 +117,14 @@ def warnings(evidence: Evidence) -> tuple[str, ...]:
     """What a reader must know before reading on."""
     overview = evidence.overview
     said: list[str] = []
-    if overview.failures:
-        said.append(
-            f"{numbers.count(len(overview.failures), 'run')} failed: why stands under the runs without a result."
-        )
-    if overview.unfinished:
-        said.append(f"{numbers.count(len(overview.unfinished), 'run')} not finished: this report is of what there is.")
+    failed, unfinished = lost_runs(evidence.study)
+    if failed:
+        said.append(f"{numbers.count(len(failed), 'run')} failed: why stands under the runs without a result.")
+    if unfinished:
+        said.append(f"{numbers.count(len(unfinished), 'run')} not finished: this report is of what there is.")
+    if evidence.study.to_come:
+        waits = " and ".join(STAGES[stage] for stage in evidence.study.to_come)
+        said.append(f"Still to come, once these runs are done: {waits}.")
     if len(overview.seeds) == 1:
         said.append("One seed: the intervals say nothing about what another seed would give.")
     return tuple(said)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from neftune.records import Answer, Failure, PlannedRun, RunRecord, StudyResult
+from neftune.records import Answer, Failure, PlannedRun, RunRecord, Stage, StudyResult
 
 BASELINE_COLOUR = ("#5f6b7a", "#b4bfcc")
 CONTROL_COLOURS = (("#8a6a3d", "#cfae7e"), ("#6b5b95", "#b7a8de"))
@@ -19,6 +19,10 @@ ARM_COLOURS = (
 )
 """(light, dark) pairs after Okabe and Ito, shifted to 3:1 contrast on both backgrounds."""
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "star", "hexagon")
+
+
+STAGES: Mapping[Stage, str] = {"tune": "tuning", "main": "comparing arms", "confirm": "confirming"}
+"""Stages as readers call them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,18 +106,6 @@ class Overview:
                         yield block, arm, seed, plan[arm.name, block, seed]
 
     @property
-    def failures(self) -> list[tuple[PlannedRun, Failure]]:
-        """Failed runs with what happened."""
-        found = self.result.failures
-        return [(run, found[run.run_id]) for run in self.result.planned if run.run_id in found]
-
-    @property
-    def unfinished(self) -> list[PlannedRun]:
-        """Runs of the plan that neither finished nor failed."""
-        done = {*self.result.records, *self.result.failures}
-        return [run for run in self.result.planned if run.run_id not in done]
-
-    @property
     def metrics(self) -> tuple[str, ...]:
         """Score names of the test part over all finished runs, in order of appearance."""
         names: dict[str, None] = {}
@@ -145,6 +137,13 @@ def _arms(runs: list[PlannedRun]) -> Iterator[Arm]:
             colours, symbol = ARM_COLOURS[num_arms % len(ARM_COLOURS)], SYMBOLS[num_arms % len(SYMBOLS)]
             yield Arm(run.arm, index, "arm", colours, symbol)
             num_arms += 1
+
+
+def lost_runs(result: StudyResult) -> tuple[list[tuple[PlannedRun, Failure]], list[PlannedRun]]:
+    """Runs that failed, with what happened, and runs that neither finished nor failed; of every stage."""
+    failed = [(run, result.failures[run.run_id]) for run in result.planned if run.run_id in result.failures]
+    waiting = [run for run in result.planned if run.run_id not in result.failures and run.run_id not in result.records]
+    return failed, waiting
 
 
 def mean(values: Iterable[float]) -> float:

@@ -5,10 +5,14 @@ from typing import Any
 
 import yaml
 
+from neftune.records import StudyResult
 from neftune.report import numbers
-from neftune.report.overview import Overview
+from neftune.report.overview import STAGES, Overview, lost_runs
 from neftune.report.runs import block_title
 from neftune.report.tables import Cell, Column, Table, arm_cell, cells, one_group
+
+MOST_LOST = 500
+"""Runs without a result that are listed."""
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -68,22 +72,21 @@ def versions_table(overview: Overview) -> Table:
     return Table("versions", "Versions, hardware and data fingerprints", columns, one_group(rows))
 
 
-def missing_table(overview: Overview) -> Table:
-    """Runs of the plan that have no result, and why."""
+def missing_table(overview: Overview, study: StudyResult) -> Table:
+    """Runs of every stage that have no result, and why; failures first."""
     arms = {arm.name: arm for arm in overview.arms}
-    rows = [
-        cells(
-            arm_cell(arms[run.arm]), block_title(run.block), str(run.seed), failure.error, failure.message, run.run_id
-        )
-        for run, failure in overview.failures
-    ]
-    rows += [
-        cells(arm_cell(arms[run.arm]), block_title(run.block), str(run.seed), "", "not run yet", run.run_id)
-        for run in overview.unfinished
-    ]
-    names = ("arm", "block", "seed", "error", "what happened", "run")
+    failed, unfinished = lost_runs(study)
+    lost = [(run, failure.error, failure.message) for run, failure in failed]
+    lost += [(run, "", "not run yet") for run in unfinished]
+    rows: list[tuple[Cell, ...]] = []
+    for run, error, said in lost[:MOST_LOST]:
+        arm = arm_cell(arms[run.arm]) if run.arm in arms else Cell(run.arm)
+        where = STAGES[run.stage], block_title(run.block), str(run.seed)
+        rows.append(cells(arm, *where, error, said, run.run_id))
+    names = ("arm", "stage", "block", "seed", "error", "what happened", "run")
     columns = tuple(Column(name, numeric=name == "seed") for name in names)
-    return Table("missing", "Runs without a result", columns, one_group(rows))
+    more = (f"{MOST_LOST:,} of {len(lost):,} are shown.",) if len(lost) > MOST_LOST else ()
+    return Table("missing", "Runs without a result", columns, one_group(rows), more)
 
 
 def runs_index(overview: Overview) -> Table:

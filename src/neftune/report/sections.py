@@ -6,13 +6,19 @@ from typing import Any, Literal
 
 from neftune.report import comparison, numbers, paper, provenance
 from neftune.report.benchmarks import benchmarks_table
+from neftune.report.confirmation import confirmation_table
+from neftune.report.dose_response import dose_sentences, dose_table
 from neftune.report.drawing import Figure
 from neftune.report.evidence import Evidence
+from neftune.report.factorial import factorial_table
 from neftune.report.figures import figures
 from neftune.report.forest import dropped_note, effects_table, forest, kinds, matrix
 from neftune.report.noise import noise_table
+from neftune.report.other_means import other_means_table
 from neftune.report.runs import runs_table
+from neftune.report.stages import notes_lines, stages_table
 from neftune.report.tables import Table
+from neftune.report.tuning import tuning_tables
 from neftune.report.wins import wins_table
 
 ItemKind = Literal["table", "figure", "folded", "list", "code", "outputs"]
@@ -58,6 +64,9 @@ def sections(evidence: Evidence) -> tuple[Section, ...]:
     """Every section that has something to show."""
     made = (
         effects_section(evidence),
+        dose_section(evidence),
+        factorial_section(evidence),
+        stages_section(evidence),
         wins_section(evidence),
         benchmarks_section(evidence),
         runs_section(evidence),
@@ -87,11 +96,46 @@ def effects_section(evidence: Evidence) -> Section | None:
     items: list[Item] = []
     for kind in kinds(evidence):
         items += [*_figure(forest(evidence, kind)), *_table(effects_table(evidence, kind), folded="As a table")]
+        if kind.name == "judged":
+            items += _table(other_means_table(evidence), folded="The same by other means")
     if not items:
         return None
     lead = "An arm minus the baseline, paired by seed and example. An interval that crosses zero is no evidence."
     note = dropped_note(evidence.effects)
     return Section("effects", "Effects", "Effects", (f"{lead} {note}".strip(),), tuple(items))
+
+
+def dose_section(evidence: Evidence) -> Section | None:
+    """How much noise."""
+    items = (*_figure(figures["dose_response"](evidence)), *_table(dose_table(evidence), folded="As a table"))
+    if not items:
+        return None
+    return Section("dose", "Dose and response", "Dose", dose_sentences(evidence), items)
+
+
+def factorial_section(evidence: Evidence) -> Section | None:
+    """Main effects and interactions."""
+    table = factorial_table(evidence)
+    if table is None:
+        return None
+    items = (*_figure(figures["factorial"](evidence)), *_table(table), *_figure(figures["interactions"](evidence)))
+    return Section("factorial", "Main effects and interactions", "Factors", (), items)
+
+
+def stages_section(evidence: Evidence) -> Section | None:
+    """Which data chose, which judged; what was tuned, and what confirmation kept."""
+    if not evidence.study.planned:
+        return None
+    said = notes_lines(evidence)
+    given, tried = tuning_tables(evidence) or (None, None)
+    items = (
+        *_table(stages_table(evidence)),
+        *([Item("list", said)] if said else []),
+        *_table(confirmation_table(evidence)),
+        *_table(given),
+        *_table(tried, folded="Every setting that was tried"),
+    )
+    return Section("stages", "Which data chose, which judged", "Choice", (), items)
 
 
 def wins_section(evidence: Evidence) -> Section | None:
@@ -118,7 +162,9 @@ def runs_section(evidence: Evidence) -> Section | None:
     if not evidence.rows:
         return None
     table = runs_table(evidence.overview, evidence.rows)
-    return Section("runs", "Run by run", "Runs", (), tuple(_table(table)))
+    others = len(evidence.study.planned) - len(evidence.rows)
+    lead = (f"The runs that judge. The other {others:,} chose, and are summed up above.",) if others else ()
+    return Section("runs", "Run by run", "Runs", lead, tuple(_table(table)))
 
 
 def losses_section(evidence: Evidence) -> Section | None:
@@ -164,8 +210,8 @@ def paper_section(evidence: Evidence) -> Section | None:
 LIMITS = (
     "Intervals are for new seeds and new examples of the same kind, in each block on its own. Two worlds, models or "
     "data sets say next to nothing about a third.",
-    "Nothing here was tuned for each arm: a learning rate that suits the baseline may not suit the noise.",
 )
+UNTUNED = "Nothing here was tuned for each arm: a learning rate that suits the baseline may not suit the noise."
 JUDGE_LIMIT = "The judge follows rules: it counts facts that it knows and does not read style, tone or usefulness."
 MICROWORLD_LIMIT = (
     "The microworld is a toy: a grammar of people and facts, and a model of under a million parameters that knows "
@@ -179,6 +225,8 @@ def limits_section(evidence: Evidence) -> Section:
     recipe = evidence.overview.result.recipe
     sources = recipe.get("model", {}).get("path"), recipe.get("data", {}).get("source")
     lines = (MICROWORLD_LIMIT, *LIMITS) if "microworld" in sources else LIMITS
+    if not recipe.get("study", {}).get("nuisance"):
+        lines = (*lines, UNTUNED)
     if evidence.overview.has_judge:
         lines = (*lines, JUDGE_LIMIT)
     return Section("limits", "What this study cannot show", "Limits", (), (Item("list", lines),))
@@ -187,12 +235,13 @@ def limits_section(evidence: Evidence) -> Section:
 def provenance_section(evidence: Evidence) -> Section:
     """Settings, versions, seeds, failures, and how to make the study again."""
     overview = evidence.overview
-    seeds = ", ".join(map(str, overview.seeds)) or "none"
-    done, planned = len(overview.runs), len(overview.result.planned)
+    seeds = ", ".join(map(str, sorted({run.seed for run in evidence.study.planned}))) or "none"
+    done = sum(run.run_id in evidence.study.records for run in evidence.study.planned)
+    planned = len(evidence.study.planned)
     lead = f"{done:,} of {numbers.count(planned, 'run')} finished. Seeds: {seeds}."
     command = "Save the recipe below as recipe.yaml, then run"
     items = (
-        *_table(provenance.missing_table(overview)),
+        *_table(provenance.missing_table(overview, evidence.study)),
         Item("code", provenance.command_text(overview), label=command, id="command"),
         Item("code", provenance.recipe_text(overview), label="recipe.yaml", id="recipe"),
         *_table(provenance.versions_table(overview)),

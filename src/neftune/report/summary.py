@@ -1,23 +1,33 @@
 """A study in a terminal, and as data for other programs."""
 
+import json
 import math
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
 from neftune._version import __version__
 from neftune.analysis.benchmark_effects import benchmark_effects
+from neftune.analysis.factorial import Factorial
 from neftune.records import StudyResult
 from neftune.report import numbers
 from neftune.report.benchmarks import benchmarks_table
+from neftune.report.confirmation import confirmation_lines, confirmations
+from neftune.report.dose_response import dose_sentences
 from neftune.report.embed import plain
 from neftune.report.evidence import Evidence, gather
+from neftune.report.factorial import factorial_lines
 from neftune.report.headline import glance_table, reasons_of, size, warnings
+from neftune.report.other_means import SecondLook, second_looks
+from neftune.report.overview import STAGES, lost_runs
 from neftune.report.runs import SHOWN, RunRow, block_title
+from neftune.report.stages import stage_lines, stages_data
 from neftune.report.tables import Table
+from neftune.report.tuning import trials
 
 WIDTH = 100
+MOST_FAILURES = 20
 SCHEMA = "neftune.summary/1"
 COLUMNS = {
     "heldout_loss": "heldout",
@@ -36,17 +46,29 @@ def terminal_summary(result: StudyResult) -> str:
     """The verdict with its reasons, and the means of every arm, in plain ASCII of at most 100 columns."""
     evidence = gather(result)
     lines = [*_verdict_lines(evidence), "", *_means_lines(evidence)]
-    glance, failures = glance_table(evidence), evidence.overview.failures
+    glance, failures = glance_table(evidence), lost_runs(evidence.study)[0]
     if glance is not None:
         heading = f"{evidence.verdict.arm} minus the baseline, {evidence.confidence} intervals:"
         lines += ["", *_wrapped(heading), *_glance_lines(glance)]
+    lines += _section("Dose and response:", dose_sentences(evidence))
+    lines += _section(f"Main effects and interactions, {evidence.confidence} intervals:", factorial_lines(evidence))
+    lines += _section("Which data chose, which judged:", (*stage_lines(evidence), *confirmation_lines(evidence)))
     lines += _benchmark_lines(evidence)
     if failures:
         lines += ["", "Failed runs:"]
-    for run, failure in failures:
-        said = ", ".join(filter(None, (run.arm, block_title(run.block), f"seed {run.seed}")))
+    for run, failure in failures[:MOST_FAILURES]:
+        stage = "" if run.stage == "main" else STAGES[run.stage]
+        said = ", ".join(filter(None, (stage, run.arm, block_title(run.block), f"seed {run.seed}")))
         lines += _wrapped(f"  {said}: {failure.error}: {failure.message} (run {run.run_id})", indent="    ")
+    if len(failures) > MOST_FAILURES:
+        lines.append(f"  and {len(failures) - MOST_FAILURES} more, in the report.")
     return "\n".join(plain(numbers.ascii_only(line)).rstrip() for line in lines) + "\n"
+
+
+def _section(heading: str, said: Iterable[str]) -> list[str]:
+    """A heading and its lines; nothing without a line."""
+    lines = [part for line in said for part in _wrapped(f"  {line}", indent="    ")]
+    return ["", heading, *lines] if lines else []
 
 
 def _wrapped(text: str, *, indent: str = "") -> list[str]:
@@ -122,11 +144,28 @@ def summary_data(result: StudyResult) -> dict[str, Any]:
         "question": result.recipe.get("question"),
         "verdict": asdict(evidence.verdict),
         "effects": [{**asdict(effect), "num_seeds": effect.num_seeds} for effect in evidence.effects],
+        "dose_response": [asdict(one) for one in evidence.explored.dose_responses],
+        "factorial": [_factorial_data(one) for one in evidence.explored.factorials],
+        "stages": stages_data(evidence),
+        "tuning": [asdict(one) for one in trials(evidence)],
+        "confirmation": [{**asdict(one), "kept": one.kept} for one in confirmations(evidence)],
+        "by_other_means": [_second_look_data(one) for one in second_looks(evidence)],
         "benchmarks": [asdict(effect) for effect in benchmark_effects(result)],
         "runs": [_run_data(result, row) for row in evidence.rows],
         "recipe": dict(result.recipe),
     }
     return _defined(data)
+
+
+def _factorial_data(one: Factorial) -> dict[str, Any]:
+    means = [{"levels": [json.loads(level) for level in key], "mean": mean} for key, mean in one.means.items()]
+    return {**asdict(one), "means": means}
+
+
+def _second_look_data(one: SecondLook) -> dict[str, Any]:
+    """The effect's key, and what is not in the effects already."""
+    key = {name: getattr(one.effect, name) for name in ("block", "part", "arm", "metric")}
+    return {**key, **{name: value for name, value in asdict(one).items() if name != "effect"}}
 
 
 def _run_data(result: StudyResult, row: RunRow) -> dict[str, Any]:
