@@ -17,6 +17,7 @@ from neftune.study.store import Store
 
 _SECONDS_BETWEEN_REPORTS = 0.5
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
 def perform(root: Path, planned: PlannedRun) -> Failure | None:
@@ -72,12 +73,17 @@ def prepare_process(threads: int, devices: str | None) -> None:
     """
     if devices is not None:
         os.environ[_VISIBLE] = devices
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
+    for name in _THREADS:
         os.environ[name] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def _use_threads() -> None:
+    """Let torch, imported only now, use the threads that the process was prepared with."""
     import torch
 
-    torch.set_num_threads(threads)
+    if number := os.environ.get(_THREADS[0]):
+        torch.set_num_threads(int(number))
 
 
 def _attempt(store: Store, planned: PlannedRun) -> Failure | None:
@@ -96,6 +102,7 @@ def _attempt(store: Store, planned: PlannedRun) -> Failure | None:
 
     try:
         report({"stage": "starting"})
+        _use_threads()
         config = RunConfig.model_validate(planned.config)
         check_unchanged(planned.run_id, config)
         matched = store.read_result(planned.after) if planned.after else None

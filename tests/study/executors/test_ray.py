@@ -49,13 +49,7 @@ def one_more(cluster: Any, **resources: Any) -> Iterator[Any]:
     finally:
         if node in cluster.worker_nodes:
             cluster.remove_node(node, allow_graceful=False)
-
-
-def alive_nodes(cluster: Any) -> int:
-    """How many nodes the cluster itself believes in, asked from outside."""
-    from ray._raylet import GcsClient
-
-    return sum(node.state == 0 for node in GcsClient(address=cluster.address).get_all_node_info().values())
+        cluster.wait_for_nodes()
 
 
 def perform(cluster: Any, root: Path, runs: list[Any], watch: Callable[[Status], None], **resources: Any) -> Status:

@@ -25,6 +25,7 @@ from neftune.study.worker import perform, prepare_process
 
 _SECONDS_BETWEEN_TICKS = 0.5
 _SECONDS_BETWEEN_COUNTS = 5.0
+_SECONDS_TO_ANSWER = 10.0
 _SECONDS_WITHOUT_NODES = 600.0
 _OBJECT_STORE = 100 * 2**20
 """Bytes of shared memory for Ray's objects: only plans and failures travel that way."""
@@ -76,10 +77,11 @@ def _connected(resources: Resources, line: Line) -> Generator[Any]:
     with redirect_stdout(sys.stderr):
         try:
             if address:
+                _check_reachable(address)
                 ray.init(address=address, log_to_driver=False, logging_level="ERROR")
             else:
                 _start_here(ray, resources, line)
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise ConfigError(
                 f"the executor ray needs a cluster that it can join at {address or 'this machine'}: {error}. "
                 "Start one (ray start --head), or leave --address out."
@@ -88,6 +90,17 @@ def _connected(resources: Resources, line: Line) -> Generator[Any]:
             yield ray
         finally:
             ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Find out in seconds what Ray tries for minutes.
+
+    Raises:
+        OSError: Nobody answers there.
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER).close()
 
 
 def _start_here(ray: Any, resources: Resources, line: Line) -> None:
