@@ -51,6 +51,7 @@ OWN_MODULES: dict[str, str] = {
     "generate": "neftune.cli.generate",
     "judge": "neftune.cli.judge",
     "lm-eval": "neftune.cli.lm_eval",
+    "study status": "neftune.cli.study_status",
     "winrate": "neftune.cli.winrate",
     "mt-bench": "neftune.cli.mt_bench",
 }

@@ -11,8 +11,9 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from neftune.records import PlannedRun
+from neftune.cli.study_status import clock
 from neftune.study.executors import Status
+from neftune.study.standing import run_name
 from neftune.study.store import Store
 
 _BAR = 30
@@ -68,11 +69,11 @@ class Progress:
         table.add_row(
             f"[green]{'━' * filled}[/][dim]{'━' * (_BAR - filled)}[/]",
             f"{len(status.done)}/{status.total} runs{failed}",
-            f"{_clock(time.time() - self.started)} gone, {self._remaining(status)}",
+            f"{clock(time.time() - self.started)} gone, {self._remaining(status)}",
         )
         for run in status.running.values():
             values = self.store.read_progress(run.run_id)
-            table.add_row(escape(f"  {_name(run)}"), _stage(values), _loss(values), style="dim")
+            table.add_row(escape(f"  {run_name(run)}"), _stage(values), _loss(values), style="dim")
         return table
 
     def _lines(self, status: Status) -> None:
@@ -80,9 +81,9 @@ class Progress:
         if status is not self.status:
             self.status, self.done_told, self.failed_told = status, 0, 0
         for run_id, run in status.running.items():
-            self._line(status, f"running {run_id}", f"running {_name(run)}")
+            self._line(status, f"running {run_id}", f"running {run_name(run)}")
         for run in status.done[self.done_told :]:
-            self._line(status, f"done {run.run_id}", f"done    {_name(run)}  {self._remaining(status)}")
+            self._line(status, f"done {run.run_id}", f"done    {run_name(run)}  {self._remaining(status)}")
         for run_id, failure in islice(status.failed.items(), self.failed_told, None):
             self._line(status, f"failed {run_id}", f"failed  {run_id}: {failure.message}")
         self.done_told, self.failed_told = len(status.done), len(status.failed)
@@ -100,11 +101,7 @@ class Progress:
         if not finished:
             return "end not known yet"
         pace = (time.time() - self.started) / finished
-        return f"about {_clock(pace * max(left - len(status.running) / 2, 0))} left"
-
-
-def _name(run: PlannedRun) -> str:
-    return f"{run.block + ' ' if run.block else ''}{run.arm} seed={run.seed}"
+        return f"about {clock(pace * max(left - len(status.running) / 2, 0))} left"
 
 
 def _stage(values: dict[str, Any]) -> str:
@@ -115,9 +112,3 @@ def _stage(values: dict[str, Any]) -> str:
 
 def _loss(values: dict[str, Any]) -> str:
     return f"loss {values['loss']:.3f}" if isinstance(values.get("loss"), float) else ""
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
