@@ -90,9 +90,12 @@ class TrainConfig(Knobs):
     epochs: float = Field(default=3.0, gt=0)
     """Passes over the training data (paper: 3)."""
     batch_size: int = Field(default=128, ge=1)
-    """Examples per optimiser step (paper: 128)."""
+    """Examples per optimiser step, over all ranks (paper: 128)."""
     micro_batch_size: int | None = Field(default=None, ge=1)
-    """Examples per forward pass; null takes the largest divisor of batch_size up to 16."""
+    """Examples per forward pass; null takes the largest divisor of a rank's share of batch_size up to 16."""
+    world_size: int = Field(default=1, ge=1)
+    """Processes that train the run together, each with the whole model and its share of every batch: one a GPU, or on
+    the CPU. Changes what is learnt by rounding alone (and by dropout, which each rank draws for itself)."""
     optimizer: str = "adamw"
     """A registered optimiser (`neftune list optimizers`; paper: AdamW)."""
     schedule: Literal["cosine", "linear", "constant", "cosine_with_min_lr", "wsd"] = "cosine"

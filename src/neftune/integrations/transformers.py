@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -102,6 +103,29 @@ class NoiseCallback(TrainerCallback, ExportableState):
         """Forwards in this block get their noise and are not counted: see `NoiseHandle.uncounted`."""
         return contextlib.nullcontext() if self._handle is None else self._handle.uncounted()
 
+    def own_state(self) -> dict[str, Any]:
+        """What this process realised so far, as plain data, for `go_on_from`; on several ranks each has its own.
+
+        Raises:
+            NoiseError: No training has begun.
+        """
+        if self._handle is None:
+            raise NoiseError("own_state() needs a training that has begun, got none. Call it within trainer.train().")
+        return self._handle.meter.state()
+
+    def go_on_from(self, state: Mapping[str, Any]) -> None:
+        """Let the training that begins next go on from what `own_state` gave on this rank.
+
+        The trainer's checkpoints hold what was realised where one process trains; of several ranks, one writes them.
+        """
+        self._resumed = {**self._resumed, "meter": state}
+
+    @contextlib.contextmanager
+    def paused(self) -> Generator[None]:
+        """No noise inside this block, whatever the phase."""
+        with self._handle.paused() if self._handle else contextlib.nullcontext():
+            yield
+
     def detach(self) -> None:
         """Take the noise off the model, if it is still on."""
         if self._handle is not None:
@@ -134,8 +158,8 @@ class NoiseCallback(TrainerCallback, ExportableState):
         """Take up what a checkpoint holds, and be in the state that the next one is written from."""
         stored: Any = state.stateful_callbacks
         name = type(self).__name__
-        if state.global_step and not self._resumed:
-            self._resumed = stored.get(name, {}).get("attributes", {}).get("_resumed", {})
+        if state.global_step:
+            self._resumed = {**stored.get(name, {}).get("attributes", {}).get("_resumed", {}), **self._resumed}
         stored[name] = self.state()
 
     def on_epoch_begin(

@@ -1,7 +1,7 @@
 """What noise the model really received, summed up on its device and read on demand."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,3 +136,21 @@ class Meter:
             self._sums[device] = torch.tensor(values["sums"], dtype=torch.float64, device=device)
             self._least[device] = torch.tensor(values["least"], dtype=torch.float32, device=device)
             self._most[device] = torch.tensor(values["most"], dtype=torch.float32, device=device)
+
+    @classmethod
+    def of_ranks(cls, states: Sequence[Mapping[str, Any]]) -> "Meter":
+        """What the ranks of one training recorded together, on the CPU.
+
+        Args:
+            states: What `state` gave on each of them.
+        """
+        joined = cls()
+        for state in states:
+            joined.num_forwards += state["num_forwards"]
+            for values in state["devices"].values():
+                joined._accumulate(
+                    torch.tensor(values["sums"], dtype=torch.float64),
+                    alphas=torch.tensor([values["least"], values["most"]]),
+                    present=torch.tensor([True, True]),
+                )
+        return joined

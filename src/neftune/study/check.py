@@ -24,6 +24,7 @@ def check_run(config: RunConfig) -> None:
     from neftune.evaluation.judges import judges
     from neftune.noise.distributions import distributions
     from neftune.noise.schedules import schedules
+    from neftune.training.trainer import micro_batch_size
 
     _check_training(config)
     distributions[config.noise.distribution]
@@ -37,12 +38,7 @@ def check_run(config: RunConfig) -> None:
     _check_variants(config)
     if config.evaluate.benchmarks.tasks:
         _check_benchmarks(config.evaluate.benchmarks.model_dump_json())
-    train = config.train
-    if train.micro_batch_size and train.batch_size % train.micro_batch_size:
-        raise ConfigError(
-            "train.batch_size must be a multiple of train.micro_batch_size, "
-            f"got {train.batch_size} and {train.micro_batch_size}. Change one of them."
-        )
+    micro_batch_size(config.train)
     if config.model.path == "microworld" and config.data.source != "microworld":
         raise ConfigError(
             f"model.path 'microworld' knows the microworld alone, got data.source {config.data.source!r}. "

@@ -56,6 +56,7 @@ def train_run(
     """
     from neftune.training.finetune import FinetuneSettings, finetune
     from neftune.training.models import load_model
+    from neftune.training.ranks import is_first
 
     seconds: dict[str, float] = {}
     report({"stage": "loading"})
@@ -78,7 +79,7 @@ def train_run(
     )
     with _timed(seconds, "training"):
         finetuned = finetune(loaded.model, loaded.tokenizer, documents["train"], settings=settings)
-    if config.train.save_model:
+    if config.train.save_model and is_first():
         loaded.save(folder / "model")
     return Trained(loaded, data, finetuned, alpha, {**counts, **finetuned.counts}, seconds)
 

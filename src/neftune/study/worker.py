@@ -2,7 +2,6 @@
 
 import os
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Mapping
@@ -13,6 +12,7 @@ from typing import Any
 from neftune.config import RunConfig
 from neftune.errors import NeftuneError, StoreError
 from neftune.records import Failure, PlannedRun
+from neftune.study.lifeline import end_with
 from neftune.study.store import Store
 
 _SECONDS_BETWEEN_REPORTS = 0.5
@@ -60,7 +60,7 @@ def start_worker(threads: int, driver: int, devices: str) -> None:
         driver: Process id of the driver, which may be gone by the time a worker has started.
         devices: The GPUs it may use.
     """
-    threading.Thread(target=_die_with, args=(driver,), daemon=True).start()
+    end_with(driver)
     prepare_process(threads, devices)
 
 
@@ -87,7 +87,8 @@ def _use_threads() -> None:
 
 
 def _attempt(store: Store, planned: PlannedRun) -> Failure | None:
-    from neftune.study.run import check_unchanged, final_clean_train_loss, run_one
+    from neftune.study.launch import perform_run
+    from neftune.study.run import check_unchanged, final_clean_train_loss
     from neftune.training.checkpoints import remove_checkpoints
 
     folder = store.run_folder(planned.run_id)
@@ -106,7 +107,7 @@ def _attempt(store: Store, planned: PlannedRun) -> Failure | None:
         config = RunConfig.model_validate(planned.config)
         check_unchanged(planned.run_id, config)
         matched = store.read_result(planned.after) if planned.after else None
-        record = run_one(
+        record = perform_run(
             planned.run_id,
             config,
             folder,
@@ -155,10 +156,3 @@ def _output_to(path: Path) -> Generator[None]:
             for descriptor, original in zip((1, 2), saved, strict=True):
                 os.dup2(original, descriptor)
                 os.close(original)
-
-
-def _die_with(parent: int) -> None:
-    """End this process once its parent is gone: a killed driver leaves no worker behind."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)

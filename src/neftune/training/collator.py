@@ -11,6 +11,9 @@ from neftune.records import Document
 IGNORED = -100
 """The label that cross-entropy leaves out."""
 
+BLANK = -1
+"""Index of no document: it fills up what the ranks of a run share."""
+
 
 class Collator:
     """Turns rows that name documents by index into one right-padded batch.
@@ -33,17 +36,18 @@ class Collator:
         self._responses = [torch.tensor(document.loss_mask) for document in documents]
 
     def __call__(self, rows: Sequence[Mapping[str, int]]) -> dict[str, torch.Tensor]:
-        """A batch of the documents that ``rows`` name.
+        """A batch of the documents that ``rows`` name; where they name none, one token that trains nothing.
 
         Args:
-            rows: Each with the "index" of a document.
+            rows: Each with the "index" of a document, or `BLANK`.
 
         Returns:
             "input_ids", "attention_mask" and "labels", each (B, L); labels unshifted, as models expect them. With
             the loss on all tokens also "response_mask", (B, L), which models never see.
         """
-        ids = [self._input_ids[row["index"]] for row in rows]
-        responses = [self._responses[row["index"]] for row in rows]
+        indices = [row["index"] for row in rows if row["index"] != BLANK]
+        ids = [self._input_ids[index] for index in indices] or [torch.tensor([self.pad_token_id])]
+        responses = [self._responses[index] for index in indices] or [torch.tensor([False])]
         trained = responses if self.loss_on == "response" else [torch.arange(len(row)) > 0 for row in ids]
         labels = [row.masked_fill(~mask, IGNORED) for row, mask in zip(ids, trained, strict=True)]
         lengths = torch.tensor([len(row) for row in ids])

@@ -7,12 +7,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from neftune.config import NoiseConfig, TrainConfig
 from neftune.errors import ConfigError, DataError
+from neftune.noise.meter import Meter
 from neftune.records import Document, HistoryPoint, RealisedNoise, content_hash
 from neftune.training.checkpoints import Checkpoint, checkpoint_folder, last_checkpoint
 from neftune.training.freezing import frozen
@@ -20,8 +21,10 @@ from neftune.training.models import quiet_transformers
 from neftune.training.objective import set_objective
 from neftune.training.probes import STOP_PROBE, Probe, Progress, Timetable, Watch, Watched
 from neftune.training.randomness import deterministic_algorithms, preserved_random_state, stream_seed
+from neftune.training.ranks import dropout_seed, from_every, from_first, rank
 from neftune.training.regularizers import Regularizer, make_regularizers, prepare_all
-from neftune.training.trainer import make_trainer, tidied, trainer_arguments
+from neftune.training.shares import blanks_unnoised
+from neftune.training.trainer import make_trainer, micro_batch_size, tidied, trainer_arguments
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -112,10 +115,11 @@ def finetune(
         set_objective(trainer, regularizers, noise=noise, seed=settings.seed)
         trainer.add_callback(noise)
         trainer.add_callback(watch)
-        found = last_checkpoint(kept, run=watch.watched.run) if train.checkpoints else None
+        found = _last_checkpoint(kept, watch) if train.checkpoints else None
         if not found:
             prepare_all(regularizers, model, seed=settings.seed)
-        _train(trainer, watch, found)
+        with blanks_unnoised(model, noise):
+            _train(trainer, watch, noise, found, settings)
         return _result(model, documents, watch, noise, settings)
 
 
@@ -130,12 +134,7 @@ def _check(documents: Sequence[Document], settings: FinetuneSettings) -> None:
             )
     if settings.stop_at_clean_train_loss is not None and STOP_PROBE not in settings.probes:
         raise ConfigError(f"stopping at a clean training loss needs the probe {STOP_PROBE!r}; it is not among probes.")
-    batch, micro = settings.train.batch_size, settings.train.micro_batch_size
-    if micro is not None and batch % micro:
-        raise ConfigError(
-            f"train.batch_size must be a multiple of train.micro_batch_size, got {batch} and {micro}. "
-            f"Set --train.micro_batch_size {math.gcd(batch, micro)}."
-        )
+    micro_batch_size(settings.train)
 
 
 def _noise_callback(settings: FinetuneSettings) -> "NoiseCallback":
@@ -168,6 +167,7 @@ def _watch(
         settings.stop_at_clean_train_loss,
         settings.on_progress,
         _fingerprint(model, documents, settings),
+        noise.own_state,
     )
     return Watch(model, timetable, watched)
 
@@ -198,18 +198,36 @@ def _weights_digest(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _train(trainer: "SFTTrainer", watch: Watch, found: Checkpoint | None) -> None:
+def _last_checkpoint(folder: Path, watch: Watch) -> Checkpoint | None:
+    """The checkpoint to go on from: the first rank looks, the others follow."""
+
+    def look() -> list[Any] | None:
+        found = last_checkpoint(folder, run=watch.watched.run)
+        return found and [str(found.folder), found.state]
+
+    found = from_first(look)
+    return found and Checkpoint(Path(found[0]), found[1])
+
+
+def _train(
+    trainer: "SFTTrainer",
+    watch: Watch,
+    noise: "NoiseCallback",
+    found: Checkpoint | None,
+    settings: FinetuneSettings,
+) -> None:
     from transformers import set_seed
 
     if found:
         logger.info("going on from %s", found.folder.name)
         watch.restore(found.state)
+        noise.go_on_from(found.state["noise"][rank()])
     else:
         watch.measure_start()
         if watch.reached_at_start:
             watch.stopped_early = True
             return
-    set_seed(trainer.args.seed)
+    set_seed(dropout_seed(settings.seed))
     trainer.train(resume_from_checkpoint=str(found.folder) if found else None)
 
 
@@ -250,5 +268,6 @@ def _result(
     target = settings.stop_at_clean_train_loss
     if target is not None:
         counts["stop_loss_reached"] = int(watch.history[-1].values[STOP_PROBE] <= target)
-    realised = noise.realised() if settings.alpha and counts["steps"] else None
+    has_noise = settings.alpha and counts["steps"]
+    realised = Meter.of_ranks(from_every(noise.own_state())).realised() if has_noise else None
     return Finetuned(tuple(watch.history), realised, counts, watch.stopped_early)

@@ -14,6 +14,7 @@ from neftune.records import HistoryPoint
 from neftune.training import checkpoints
 from neftune.training.optimizers import averaged_weights, schedules_itself
 from neftune.training.randomness import preserved_random_state
+from neftune.training.ranks import from_every, from_first, is_first
 
 if TYPE_CHECKING:
     import torch
@@ -91,18 +92,23 @@ class Watched:
     Attributes:
         probes: Named measurements, called in eval mode.
         stop_at: Clean training loss at or below which training stops; None never stops.
-        on_progress: Called after every step.
+        on_progress: Called after every step, on the first rank.
         run: Identifies the run in its checkpoints.
+        noise: What this rank realised of the noise so far, as plain data.
     """
 
     probes: Mapping[str, Probe]
     stop_at: float | None
     on_progress: Callable[[Progress], None] | None
     run: str
+    noise: Callable[[], Mapping[str, Any]]
 
 
 class Watch(TrainerCallback):
-    """Measures, records and stops; never changes what is trained."""
+    """Measures, records and stops; never changes what is trained.
+
+    Where several ranks train, the first one measures and reports, and all of them decide on what it found.
+    """
 
     def __init__(self, model: "torch.nn.Module", timetable: Timetable, watched: Watched) -> None:
         self.model = model
@@ -134,10 +140,11 @@ class Watch(TrainerCallback):
         self._losses = list(state["losses"])
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs to write the same history."""
+        """What a resumed run needs to write the same history; every rank must ask."""
         return {
             "history": [asdict(point) for point in self.history],
             "losses": self._losses,
+            "noise": from_every(self.watched.noise()),
         }
 
     def on_step_end(  # noqa: D102
@@ -169,14 +176,16 @@ class Watch(TrainerCallback):
             control.should_save = False
         if step in table.probe_steps | table.stop_steps:
             self._record(step, float(state.epoch or 0), values)
-        if self.watched.on_progress:
+        if self.watched.on_progress and is_first():
             self.watched.on_progress(Progress(step, table.num_steps, {**values, "loss": logs["loss"]}))
 
     def on_save(  # noqa: D102
         self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **_: Any
     ) -> None:
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        checkpoints.seal(folder, run=self.watched.run, state=self.state())
+        own = self.state()  # which no rank has before all of them have written their part of the checkpoint
+        if is_first():
+            checkpoints.seal(folder, run=self.watched.run, state=own)
 
     @property
     def reached_at_start(self) -> bool:
@@ -193,8 +202,11 @@ class Watch(TrainerCallback):
         self.history.append(HistoryPoint(step, epoch, {**loss, **values}))
 
     def _measure(self, probes: Mapping[str, Probe]) -> dict[str, float]:
-        with preserved_random_state(), averaged_weights(self._optimizer), _eval_mode(self.model):
-            values = {name: float(probe()) for name, probe in probes.items()}
+        def measure() -> dict[str, float]:
+            with preserved_random_state(), averaged_weights(self._optimizer), _eval_mode(self.model):
+                return {name: float(probe()) for name, probe in probes.items()}
+
+        values = from_first(measure)
         for name, value in values.items():
             if not math.isfinite(value):
                 raise DivergedError(f"{name} must be finite, got {value}. {_REMEDY}")

@@ -1,6 +1,7 @@
 """TRL's SFTTrainer, set up to train on documents exactly as they are, quietly, and to leave the model clean."""
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -13,6 +14,7 @@ from neftune.records import Document
 from neftune.training.collator import Collator
 from neftune.training.optimizers import learning_rate_arguments
 from neftune.training.randomness import stream_seed
+from neftune.training.ranks import require_ranks
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -44,6 +46,8 @@ def make_trainer(
     from transformers import PrinterCallback
     from trl.trainer.sft_trainer import SFTTrainer
 
+    from neftune.training.shares import EvenOrder
+
     with no_telemetry():
         trainer = SFTTrainer(
             model=model,
@@ -51,6 +55,12 @@ def make_trainer(
             train_dataset=Dataset.from_dict({"index": list(range(len(documents)))}),
             processing_class=tokenizer,
             data_collator=Collator(documents, pad_token_id=cast(int, tokenizer.pad_token_id), loss_on=loss_on),
+        )
+    if arguments.world_size > 1:
+        trainer.train_dataset = EvenOrder(  # pyright: ignore[reportAttributeAccessIssue] - SFTTrainer checked its own
+            len(documents),
+            data_seed=cast(int, arguments.data_seed),
+            round_size=arguments.world_size * arguments.per_device_train_batch_size,
         )
     trainer.remove_callback(PrinterCallback)
     # TRL's own loss divides by the tokens of the whole optimiser batch, whatever the model's forward accepts; without
@@ -70,7 +80,8 @@ def trainer_arguments(train: TrainConfig, *, seed: int, folder: Path, num_steps:
         num_steps: Optimiser steps of the whole run.
 
     Raises:
-        ConfigError: Several GPUs or processes would share the run.
+        ConfigError: Several GPUs would share a batch, there are more or fewer processes than asked for, or the batch
+            does not divide among them.
     """
     from trl.trainer.sft_config import SFTConfig
 
@@ -79,7 +90,7 @@ def trainer_arguments(train: TrainConfig, *, seed: int, folder: Path, num_steps:
         output_dir=str(folder),
         num_train_epochs=train.epochs,
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=train.batch_size // micro,
+        gradient_accumulation_steps=train.batch_size // (micro * train.world_size),
         learning_rate=train.learning_rate,
         **learning_rate_arguments(train, num_steps),
         weight_decay=train.weight_decay,
@@ -88,9 +99,14 @@ def trainer_arguments(train: TrainConfig, *, seed: int, folder: Path, num_steps:
         bf16=False,  # the weights' own type decides; TRL would turn autocast on
         seed=stream_seed(seed, "dropout"),
         data_seed=stream_seed(seed, "data order"),
+        # On several ranks the order is the data set's own: see `EvenOrder`.
+        train_sampling_strategy="sequential" if train.world_size > 1 else "random",
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
         remove_unused_columns=False,
+        # accelerate sees ranks without a GPU only where it is told of the CPU.
+        use_cpu=train.world_size > 1 and not torch.cuda.is_available(),
+        ddp_broadcast_buffers=False,  # in place, between the passes of a regulariser that makes two
         dataloader_pin_memory=torch.cuda.is_available(),
         logging_steps=1,
         logging_nan_inf_filter=False,
@@ -99,24 +115,26 @@ def trainer_arguments(train: TrainConfig, *, seed: int, folder: Path, num_steps:
         report_to="none",
         disable_tqdm=True,
     )
-    _require_one_device(arguments)
+    require_ranks(train.world_size, num_devices=arguments.n_gpu, num_processes=arguments.world_size)
     return arguments
 
 
-def _require_one_device(arguments: "SFTConfig") -> None:
-    # The trainer would give every device a micro-batch of its own: the optimiser batch times the devices.
-    if arguments.n_gpu > 1 or arguments.world_size > 1:
-        raise ConfigError(
-            f"a run must train on one device in one process, so that train.batch_size holds; got {arguments.n_gpu} "
-            f"visible GPUs and {arguments.world_size} processes. Set CUDA_VISIBLE_DEVICES=0 and start without a "
-            "distributed launcher."
-        )
-
-
 def micro_batch_size(train: TrainConfig) -> int:
-    """Examples per forward pass: as asked, else the largest divisor of the batch that is at most 16."""
-    largest = train.micro_batch_size or min(train.batch_size, LARGEST_MICRO_BATCH)
-    return next(size for size in range(largest, 0, -1) if train.batch_size % size == 0)
+    """Examples per forward pass of one rank: as asked, else the largest divisor of its share that is at most 16.
+
+    Raises:
+        ConfigError: The optimiser batch does not divide into such parts.
+    """
+    batch, world, asked = train.batch_size, train.world_size, train.micro_batch_size
+    if batch % (world * (asked or 1)):
+        ranks = (
+            f"train.world_size x train.micro_batch_size, {world} x {asked}" if asked else f"train.world_size {world}"
+        )
+        fits = f"micro_batch_size {math.gcd(batch // world, asked)}" if asked and batch % world == 0 else None
+        above = f"batch_size {-(-batch // (world * (asked or 1))) * world * (asked or 1)}"
+        raise ConfigError(f"train.batch_size must be a multiple of {ranks}, got {batch}. Set --train.{fits or above}.")
+    share = batch // world
+    return asked or next(size for size in range(min(share, LARGEST_MICRO_BATCH), 0, -1) if share % size == 0)
 
 
 @contextlib.contextmanager
