@@ -29,7 +29,7 @@ from neftune.study.store import Store, read_record, write_json
 def train(options: argparse.Namespace, knobs: list[str]) -> int:
     """`neftune train RECIPE`: one run, its weights kept."""
     from neftune.study.check import check_run
-    from neftune.study.run import train_run, training_record
+    from neftune.study.launch import perform_run
     from neftune.training.checkpoints import remove_checkpoints
 
     recipe = read_with_knobs(options, knobs)
@@ -41,8 +41,7 @@ def train(options: argparse.Namespace, knobs: list[str]) -> int:
     _usable(folder)
     _threads(options.threads)
     with _steps() as report:
-        trained = train_run(config, folder, report=report)
-    record = training_record(folder.name, config, trained)
+        record = perform_run(folder.name, config, folder, evaluate=False, report=report)
     write_json(folder / "result.json", asdict(record))
     remove_checkpoints(folder)
     last = record.history[-1].values if record.history else {}

@@ -6,7 +6,6 @@ python -m neftune.study.agent PARENT FOLDER [torchrun's options]
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from neftune.study.lifeline import end_with
 
@@ -27,8 +26,7 @@ def main(parent: int, folder: Path, node: int, options: list[str]) -> int:
 
     os.environ[PARENT] = str(os.getpid())
     try:
-        torchrun: Any = run.main
-        torchrun([*options, "--module", "neftune.study.rank", str(folder)])
+        run.main([*options, "--module", "neftune.study.rank", str(folder)])  # pyright: ignore[reportUnknownMemberType]
     except ChildFailedError as error:
         sys.stderr.write(f"{error}\n")
         codes = {str(rank): failure.exitcode for rank, failure in error.failures.items()}
