@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 from neftune.config import Recipe
 from neftune.recipe import validate
 from neftune.records import Failure, PlannedRun
+from neftune.study.arms import run_config, settings_of
 from neftune.study.store import Store
-from neftune.study.study import plan_study
+from neftune.study.study import make_planner
 from neftune.study.worker import perform, start_worker
 from tests.tiny import make_recipe
 
@@ -34,7 +35,9 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def planned(recipe: dict[str, Any], **train: Any) -> PlannedRun:
     values = {**recipe, "train": {**recipe["train"], **train}}
-    return next(run for run in plan_study(validate(Recipe, values, source="test")) if not run.is_baseline)
+    config = run_config({**settings_of(validate(Recipe, values, source="test")), "noise": {"alpha": 5.0}})
+    identify = make_planner(validate(Recipe, values, source="test")).identify
+    return PlannedRun(identify(config), "alpha=5", "", 0, config.model_dump(mode="json"))
 
 
 def numbers(root: Path, run: PlannedRun) -> dict[str, Any]:
@@ -124,7 +127,7 @@ def test_two_ranks_give_the_record_of_one_process(recipe: dict[str, Any], tmp_pa
 
 
 def work(root: Path, run: PlannedRun, driver: int) -> None:
-    start_worker(1, driver)
+    start_worker(1, driver, "")
     perform(root, run)
 
 
