@@ -40,6 +40,9 @@ def check_options(options: argparse.Namespace) -> None:
 
 def dry_run(recipe: Recipe, options: argparse.Namespace, *, workers: int) -> int:
     """Print the estimate; 0 if every run fits into memory, else 1."""
+    import torch
+    from rich.console import Console
+
     from neftune.analysis.choosing import HeldOut
     from neftune.report.estimate import estimate_data, estimate_text
     from neftune.study.estimate.estimate import estimate_study
@@ -51,7 +54,11 @@ def dry_run(recipe: Recipe, options: argparse.Namespace, *, workers: int) -> int
     if stated is not None and not 1 <= stated < float("inf"):
         raise ConfigError(f"--tokens-per-example must be 1 or more, got {stated}.")
     machine = find_machine(options.hardware, processors=options.gpus, workers=workers, utilisation=options.mfu)
-    estimate = estimate_study(recipe, root=options.out, machine=machine, choosing=HeldOut(), tokens_per_example=stated)
+    torch.set_num_threads(options.threads)
+    with Console(stderr=True).status("reading data and config, measuring this machine where nothing is known of it"):
+        estimate = estimate_study(
+            recipe, root=options.out, machine=machine, choosing=HeldOut(), tokens_per_example=stated
+        )
     text = json.dumps(estimate_data(estimate), indent=1) if options.json else estimate_text(estimate)
     sys.stdout.write(text + "\n")
     return 0 if all(one.fits for _, one in estimate.kinds) else 1

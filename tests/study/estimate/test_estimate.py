@@ -126,7 +126,7 @@ def test_earlier_runs_of_another_kind_or_machine_are_no_evidence(tmp_path: Path)
 def test_without_earlier_runs_a_small_model_is_measured_here(tmp_path: Path):
     estimate = estimated(recipe_of(tmp_path), root=tmp_path / "runs", machine=Machine("cpu", "here", 1, 1e10, None))
     _, one = estimate.kinds[0]
-    assert "a few batches" in one.evidence
+    assert "a few steps of this model" in one.evidence
     assert one.seconds["training"] > 0
     assert one.seconds["evaluation"] > 0
 
@@ -144,7 +144,7 @@ def test_time_follows_operations_peak_and_share():
     # 6 N a token and once more forward: 8 N, by hand, at the mean padded length
     by_hand = 8 * 6.607e9 * one.work.padded_tokens
     assert one.work.train_flops == pytest.approx(by_hand, rel=0.03)
-    assert one.seconds["training"] == pytest.approx(one.work.train_flops / (989e12 * 0.3))
+    assert one.seconds["training"] == pytest.approx((one.work.train_flops + one.work.watch_flops) / (989e12 * 0.3))
     half = seconds_on(hardware["h100"], one.shape, one.work, dtype="bfloat16", utilisation=0.15)
     assert half["training"] == pytest.approx(2 * one.seconds["training"])
     float32 = seconds_on(hardware["h100"], one.shape, one.work, dtype="float32", utilisation=0.3)

@@ -1,28 +1,46 @@
-"""How fast this machine's processor trains and answers with a model, measured on a few batches of random weights."""
+"""How fast this machine's processor trains and answers with a model, measured on a few batches of random weights.
+
+Training is measured with the run's own trainer, callbacks and noise, on documents as long as the run's: for a small
+model they cost as much as the arithmetic.
+"""
 
 import functools
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from neftune.config import NoiseConfig, RunConfig
+from neftune.records import Document
 from neftune.study.estimate.compute import Work, forward_flops, train_flops
 from neftune.study.estimate.shapes import ModelShape, model_config
+from neftune.study.estimate.tokens import Tokens, padded
 from neftune.training.models import quiet_transformers
 from neftune.training.randomness import preserved_random_state
+from neftune.training.trainer import micro_batch_size
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 LARGEST = 300_000_000
 """Parameters of the largest model that is measured; a larger one would take minutes and the machine's memory."""
 
-SECONDS = 1.5
-"""Time that one measurement takes, at least three repetitions."""
+STEPS = 8
+"""Optimiser steps that are trained; the first three are not counted."""
+
+STEP_FLOPS = 3e10
+"""Operations of a step at most: a second or so. Larger batches are measured on fewer rows."""
 
 _TOKENS = 8
 """Tokens by which the two answers differ that time a decoding step."""
+
+_SKIPPED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,56 +55,89 @@ class Calibrated:
         """Seconds by stage."""
         steps = sum(number for number, _, _ in work.decoding_steps)
         return {
-            "training": work.train_flops / self.train,
+            "training": work.train_flops / self.train + work.watch_flops / self.forward,
             "evaluation": work.forward_flops / self.forward + steps * self.decode,
         }
 
 
-def calibrate(config: RunConfig, shape: ModelShape, work: Work, *, rows: int, length: int) -> Calibrated | None:
+def calibrate(config: RunConfig, shape: ModelShape, work: Work, tokens: Tokens) -> Calibrated | None:
     """Measure; None for a model that is too large to be measured in seconds."""
     if shape.parameters > LARGEST:
         return None
+    settings = config.model_copy(update={"noise": NoiseConfig(alpha=5.0), "seed": 0, "stop_at_train_loss_of": None})
     answered = max((rows for _, rows, _ in work.decoding_steps), default=1)
     prompt = max((whole - steps // 2 for steps, _, whole in work.decoding_steps), default=1)
-    settings = config.model_copy(update={"noise": NoiseConfig(alpha=0.0), "seed": 0, "stop_at_train_loss_of": None})
-    return _calibrate(settings.model_dump_json(), shape, (rows, length), (answered, prompt))
+    even = np.linspace(0, len(tokens.train) - 1, 64).round().astype(int)
+    lengths = tuple(int(one) for one in tokens.train[even])
+    return _calibrate(settings.model_dump_json(), shape, lengths, (answered, prompt))
 
 
 @functools.lru_cache(maxsize=16)
-def _calibrate(config_json: str, shape: ModelShape, trained: tuple[int, int], answered: tuple[int, int]) -> Calibrated:
-    import transformers
-
-    auto: Any = transformers.AutoModelForCausalLM
-
+def _calibrate(config_json: str, shape: ModelShape, lengths: tuple[int, ...], answered: tuple[int, int]) -> Calibrated:
     config = RunConfig.model_validate_json(config_json)
-    checkpointing = config.train.gradient_checkpointing
-    kind, dtype = model_config(config.model, config.data), getattr(torch, config.model.dtype)
-    with quiet_transformers(), preserved_random_state():
-        network: Any = auto.from_config(kind, dtype=dtype)
-        ids = torch.randint(0, shape.vocabulary, trained)
-        if checkpointing:
-            network.gradient_checkpointing_enable()
-        network.train()
-        weights: list[torch.nn.Parameter] = list(network.parameters())
-        optimizer: Any = torch.optim.AdamW(weights)
-
-        def step() -> None:
-            network(input_ids=ids, labels=ids, use_cache=False).loss.backward()
-            torch.nn.utils.clip_grad_norm_(weights, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-
-        train = _seconds(step)
-        network.eval()
+    with preserved_random_state(), quiet_transformers():
+        network = _network(config)
+        train = _train_rate(config, shape, network, lengths)
         with torch.no_grad():
+            network.eval()
+            length = max(2, round(float(np.mean(lengths))))
+            ids = torch.randint(0, shape.vocabulary, (4, length))
             forward = _seconds(lambda: network(input_ids=ids, use_cache=False))
             decode = _decoding(network, *answered, shape.vocabulary)
-    tokens, length = trained[0] * trained[1], trained[1]
-    return Calibrated(
-        tokens * train_flops(shape, length, checkpointing=checkpointing) / train,
-        tokens * forward_flops(shape, length) / forward,
-        decode,
+    return Calibrated(train, ids.numel() * forward_flops(shape, length) / forward, decode)
+
+
+def _network(config: RunConfig) -> Any:
+    """The run's model with random weights."""
+    import transformers
+
+    from neftune.training.models import _add_adapters  # pyright: ignore[reportPrivateUsage]
+
+    auto: Any = transformers.AutoModelForCausalLM
+    kind = model_config(config.model, config.data)
+    network = auto.from_config(kind, dtype=getattr(torch, config.model.dtype))
+    return _add_adapters(network, config.model) if config.model.adapter == "lora" else network
+
+
+def _train_rate(config: RunConfig, shape: ModelShape, network: Any, lengths: tuple[int, ...]) -> float:
+    """Operations per second of the run's own training."""
+    from neftune.training.finetune import FinetuneSettings, finetune
+
+    per_token = train_flops(shape, float(np.mean(lengths)), checkpointing=config.train.gradient_checkpointing)
+    rows = micro_batch_size(config.train)
+    rows = max(1, min(rows, int(STEP_FLOPS / (per_token * max(lengths)))))
+    train = config.train.model_copy(
+        update={"batch_size": rows, "micro_batch_size": rows, "epochs": 1.0, "evaluations": 1, "checkpoints": 0}
     )
+    rng = np.random.default_rng(0)
+    drawn = rng.choice(lengths, rows * STEPS)
+    documents = [_document(str(place), int(length), shape.vocabulary) for place, length in enumerate(drawn)]
+    ends: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        settings = FinetuneSettings(
+            train=train, noise=config.noise, alpha=5.0, seed=0, folder=Path(folder),
+            on_progress=lambda _: ends.append(_now()),
+        )  # fmt: skip
+        finetune(network, _tokenizer(), documents, settings=settings)
+    seconds = statistics.median(float(one) for one in np.diff(ends[_SKIPPED - 1 :]))
+    total, seen = padded(np.sort(drawn), rows)
+    return total / STEPS * train_flops(shape, seen, checkpointing=train.gradient_checkpointing) / seconds
+
+
+def _document(name: str, length: int, vocabulary: int) -> Document:
+    """A document of any tokens; half of it is trained on."""
+    length = max(2, length)
+    ids: list[int] = np.random.default_rng(length).integers(0, vocabulary, length).tolist()
+    return Document(name, tuple(ids), tuple(place >= length // 2 for place in range(length)))
+
+
+def _tokenizer() -> "PreTrainedTokenizerBase":
+    """Any tokenizer with the special tokens that a trainer asks for."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = models.WordLevel({"<pad>": 0, "</s>": 1}, unk_token="</s>")
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words), pad_token="<pad>", eos_token="</s>")
 
 
 def _decoding(network: Any, rows: int, length: int, vocabulary: int) -> float:
@@ -100,18 +151,22 @@ def _decoding(network: Any, rows: int, length: int, vocabulary: int) -> float:
     mask = torch.ones_like(prompts)
 
     def answer(config: Any) -> float:
-        return _seconds(lambda: network.generate(prompts, attention_mask=mask, generation_config=config))
+        return _seconds(lambda: network.generate(input_ids=prompts, attention_mask=mask, generation_config=config))
 
     return max(0.0, answer(more) - answer(one)) / _TOKENS
+
+
+def _now() -> float:
+    """Seconds on a clock that other programs do not move, where one thread computes; else those on the wall."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 def _seconds(call: Callable[[], Any]) -> float:
     """Median seconds of a call, after one that is not counted."""
     call()
     taken: list[float] = []
-    start = time.perf_counter()
-    while len(taken) < 3 or time.perf_counter() - start < SECONDS:
-        before = time.perf_counter()
+    for _ in range(3):
+        before = _now()
         call()
-        taken.append(time.perf_counter() - before)
+        taken.append(_now() - before)
     return statistics.median(taken)

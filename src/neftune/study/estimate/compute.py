@@ -29,7 +29,9 @@ class Work:
         train_tokens: Training tokens over all epochs, padding left out.
         padded_tokens: The same with padding.
         watch_tokens: Tokens of the clean losses along the way.
-        train_flops, forward_flops: Operations of training; of everything that only goes forward (losses, prompts).
+        train_flops: Operations of training.
+        watch_flops: Of the clean losses along the way.
+        forward_flops: Of what only goes forward afterwards: losses, prompts.
         answers: Prompts that are answered.
         answer_tokens: Tokens of their answers at most.
         decoding_steps: (steps, rows, mean length in tokens) of every batch that is answered, at most.
@@ -40,6 +42,7 @@ class Work:
     padded_tokens: int
     watch_tokens: int
     train_flops: float
+    watch_flops: float
     forward_flops: float
     answers: int
     answer_tokens: int
@@ -86,7 +89,8 @@ def run_work(config: RunConfig, shape: ModelShape, tokens: Tokens) -> Work:
         padded_tokens=round(padded_tokens * passes),
         watch_tokens=watched,
         train_flops=padded_tokens * passes * train_flops(shape, length, checkpointing=train.gradient_checkpointing),
-        forward_flops=losses + prefill + _forward(shape, tokens.watched) * (1 + len(timetable.probe_steps)),
+        watch_flops=_forward(shape, tokens.watched) * (1 + len(timetable.probe_steps)),
+        forward_flops=losses + prefill,
         answers=answers,
         answer_tokens=answers * limit,
         decoding_steps=tuple(_decoding(config, shape, tokens.prompts)),
@@ -105,7 +109,10 @@ def seconds_on(one: Hardware, shape: ModelShape, work: Work, *, dtype: str, util
     for steps, rows, length in work.decoding_steps:
         read = size * (shape.active + rows * length * shape.layers * shape.cache_width)
         decoding += steps * max(read / (one.bandwidth * DECODING_UTILISATION), SECONDS_PER_LAYER * shape.layers)
-    return {"training": work.train_flops / rate, "evaluation": work.forward_flops / rate + decoding}
+    return {
+        "training": (work.train_flops + work.watch_flops) / rate,
+        "evaluation": work.forward_flops / rate + decoding,
+    }
 
 
 def _forward(shape: ModelShape, lengths: Numbers) -> float:

@@ -16,9 +16,8 @@ from neftune.study.estimate.memory import Memory, run_memory, what_fits
 from neftune.study.estimate.plan import cost_key, plan_without_training
 from neftune.study.estimate.schedule import wall_clock
 from neftune.study.estimate.shapes import ModelShape, model_shape
-from neftune.study.estimate.tokens import Tokens, padded, run_tokens
+from neftune.study.estimate.tokens import Tokens, run_tokens
 from neftune.study.stages import Choosing
-from neftune.training.trainer import micro_batch_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,11 +181,10 @@ def _seconds(
             "benchmarks": before.benchmark_seconds,
         }
         return found, f"measured: {before.runs} earlier runs of this kind on this machine"
-    rows = min(micro_batch_size(config.train), len(tokens.train))
-    speed = calibrate(config, shape, work, rows=rows, length=round(padded(tokens.train, rows)[1]))
+    speed = calibrate(config, shape, work, tokens)
     if speed is None:
         return {}, "unknown: too large to be measured here; name --hardware"
-    return speed.seconds(work), "measured: a few batches of this model on this machine, random weights"
+    return speed.seconds(work), "measured: a few steps of this model on this machine, random weights"
 
 
 def _shares(machine: Machine) -> tuple[float, ...]:

@@ -67,10 +67,10 @@ def plan_without_training(recipe: Recipe, *, root: Path, choosing: Choosing) -> 
     )
     supposed = _Supposed(recipe, Store(root) if (root / "runs").is_dir() else None, choosing)
     runs = plan_so_far(recipe, Planner(recipe, identify), supposed.results, supposed).planned
-    for run in {cost_key(run): run for run in runs}.values():
+    for run in _one_of_each(runs):
         check_run(_without_benchmarks(RunConfig.model_validate(run.config)))
     done = frozenset(run.run_id for run in runs if supposed.is_done(run.run_id))
-    notes = [*supposed.notes()]
+    notes = [*supposed.notes(), *_uncounted([RunConfig.model_validate(run.config) for run in _one_of_each(runs)])]
     if absent:
         names = ", ".join(sorted(absent))
         notes.append(f"not here: {names}. Lengths are estimated, and which of these runs are done is not known.")
@@ -160,6 +160,25 @@ def cost_key(run: PlannedRun) -> str:
     asks = config["evaluate"]["variants"] and (run.is_baseline or config["evaluate"]["variants_of"] == "all")
     del config["seed"]
     return json.dumps([config, noise, stops, bool(asks)])
+
+
+def _one_of_each(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """One run of every cost."""
+    return list({cost_key(run): run for run in runs}.values())
+
+
+def _uncounted(configs: Sequence[RunConfig]) -> list[str]:
+    """What the estimate takes for something else, a sentence; empty where nothing is."""
+    asked = {
+        "train.optimizer (memory is AdamW's)": any(one.train.optimizer != "adamw" for one in configs),
+        "train.regularizers (their extra passes)": any(one.train.regularizers for one in configs),
+        "train.freeze (everything is taken as trained)": any(one.train.freeze for one in configs),
+        "train.world_size (a run is taken to use one processor)": any(one.train.world_size > 1 for one in configs),
+        "model.quantization (weights are taken as 16 or 32 bits)": any(one.model.quantization for one in configs),
+        "evaluate.benchmarks": any(one.evaluate.benchmarks.tasks for one in configs),
+    }
+    names = [name for name, is_asked in asked.items() if is_asked]
+    return [f"not counted: {'; '.join(names)}."] if names else []
 
 
 def _without_benchmarks(config: RunConfig) -> RunConfig:
