@@ -1,15 +1,18 @@
 """What is wrong with a run is found before it starts."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from neftune.config import ModelConfig, Recipe, RunConfig, TrainConfig
 from neftune.errors import ConfigError, DataError, InputError, UnknownNameError
-from neftune.recipe import validate
+from neftune.recipe import read_recipe, validate, with_overrides
+from neftune.study.arms import arms_of, run_config, settings_of
 from neftune.study.check import check_recipe, check_run
 from neftune.study.identity import model_fingerprint, versions
 from neftune.study.plan import run_id
+from neftune.training.regularizers import regularizers
 from tests.evaluation.benchmarks.published_rows import write_published
 
 
@@ -99,3 +102,22 @@ def test_only_runs_that_use_a_library_depend_on_its_version():
     assert "bitsandbytes" not in versions(plain)
     for run in (lion, nf4):
         assert model_fingerprint(run) == f"somewhere/model bitsandbytes {versions(run)['bitsandbytes']}"
+
+
+def test_every_arm_of_the_recipe_of_combinations_can_run():
+    recipe = read_recipe(Path(__file__).parents[2] / "recipes" / "combinations.yaml")
+    arms = arms_of(recipe)
+    for arm in arms:
+        check_run(run_config(with_overrides(settings_of(recipe), arm.setting)))
+    used = {knob.split(".")[2] for arm in arms for knob in arm.setting if knob.startswith("train.regularizers.")}
+    assert used == set(regularizers)
+    by_name = {arm.name: arm for arm in arms}
+    assert by_name["nsr=0.3, freelb=0.1, freelb steps=2"].against == "nsr=0, freelb=0.1, freelb steps=2"
+
+
+def test_a_strength_can_be_an_axis_and_0_in_it_is_the_plain_baseline():
+    axes = {"noise.alpha": [0, 5], "train.regularizers.dropout": [0, 0.1]}
+    recipe = Recipe.model_validate({"name": "x", "study": {"scientific": axes}})
+    configs = [run_config(with_overrides(settings_of(recipe), arm.setting)) for arm in arms_of(recipe)]
+    assert [config.train.regularizers for config in configs] == [{}, {"dropout": 0.1}, {}, {"dropout": 0.1}]
+    assert configs[0] == run_config({"noise": {"alpha": 0}})

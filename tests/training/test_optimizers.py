@@ -87,11 +87,22 @@ def test_8_bit_states_are_8_bit(tmp_path, monkeypatch):
         return result
 
     monkeypatch.setattr(AdamW, "step", step)
-    model = tiny_llama(hidden_size=64, intermediate_size=128)
+    model = tiny_llama(hidden_size=64, intermediate_size=128, vocab_size=80)
     settings = settings_for("adamw_8bit", tmp_path, epochs=1)
     finetune(model, tiny_tokenizer(), tiny_documents(8), settings=settings)
     assert kinds[torch.Size([128, 64])] == torch.uint8
     assert kinds[torch.Size([64])] == torch.float32
+    assert kinds[model.lm_head.weight.shape] == torch.float32
+
+
+def test_what_bitsandbytes_notes_of_one_run_is_forgotten_before_the_next(tmp_path):
+    from bitsandbytes.optim import GlobalOptimManager
+
+    manager = GlobalOptimManager.get_instance()
+    manager.module_weight_config_triple.append((torch.nn.Embedding(2, 2), "weight", {"optim_bits": 32}))
+    finetune(tiny_llama(), tiny_tokenizer(), tiny_documents(8), settings=settings_for("adamw_8bit", tmp_path, epochs=1))
+    assert not manager.module_weight_config_triple
+    assert not manager.pid2config
 
 
 def test_schedule_free_hands_over_and_probes_its_average(tmp_path):

@@ -42,6 +42,8 @@ _LABELS = {
 }
 """Knobs whose last word would not say what an arm or a block is."""
 
+_REGULARIZERS = "train.regularizers."
+
 
 @dataclass(frozen=True, slots=True)
 class Arm:
@@ -130,7 +132,14 @@ def product(axes: Mapping[str, list[KnobValue]]) -> list[Setting]:
 
 def setting_name(setting: Setting) -> str:
     """An arm's or a block's name: {"noise.nsr": 0.3} -> "nsr=0.3"."""
-    return ", ".join(f"{_LABELS.get(knob, knob.rsplit('.', 1)[-1])}={_value(value)}" for knob, value in setting.items())
+    return ", ".join(f"{_label(knob)}={_value(value)}" for knob, value in setting.items())
+
+
+def _label(knob: str) -> str:
+    """What a knob is called in a name; of a regulariser's settings, the regulariser too."""
+    if knob.startswith(_REGULARIZERS):
+        return knob.removeprefix(_REGULARIZERS).removesuffix(".strength").replace(".", " ")
+    return _LABELS.get(knob, knob.rsplit(".", 1)[-1])
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:

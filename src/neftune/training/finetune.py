@@ -19,6 +19,7 @@ from neftune.training.checkpoints import Checkpoint, checkpoint_folder, last_che
 from neftune.training.freezing import frozen
 from neftune.training.models import quiet_transformers
 from neftune.training.objective import set_objective
+from neftune.training.optimizers import nothing_remembered
 from neftune.training.probes import STOP_PROBE, Probe, Progress, Timetable, Watch, Watched
 from neftune.training.randomness import deterministic_algorithms, preserved_random_state, stream_seed
 from neftune.training.ranks import dropout_seed, from_every, from_first, rank
@@ -235,6 +236,7 @@ def _train(
 def _changed(model: torch.nn.Module, train: TrainConfig, regularizers: Sequence[Regularizer]) -> Iterator[None]:
     """For as long as it trains, the model has its frozen parts and what its regularisers put on it."""
     with contextlib.ExitStack() as stack:
+        stack.enter_context(nothing_remembered(train))
         stack.enter_context(frozen(model, train.freeze))
         for one in regularizers:
             stack.enter_context(one.applied(model))

@@ -182,6 +182,7 @@ def _is_quantised(model: Any) -> bool:
 def _load_network(path: str, config: ModelConfig) -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM
 
+    quantised = _quantisation(config)
     with _clear_errors(path, "model"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
@@ -189,7 +190,7 @@ def _load_network(path: str, config: ModelConfig) -> "PreTrainedModel":
             trust_remote_code=config.trust_remote_code,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
-            **_quantisation(config),
+            **quantised,
         )
     network, report = loaded
     # Transformers fills these at random and says so in a log line.
@@ -211,6 +212,8 @@ def _quantisation(config: ModelConfig) -> dict[str, Any]:
         return {}
     require_library("bitsandbytes", f"model.quantization {config.quantization!r}")
     if config.quantization == "int8":
+        # Said at every product, and in docs/regularizers.md once.
+        logging.getLogger("bitsandbytes.autograd._functions").addFilter(_is_no_cast)
         settings = BitsAndBytesConfig(load_in_8bit=True)
     else:
         settings = BitsAndBytesConfig(
@@ -222,6 +225,10 @@ def _quantisation(config: ModelConfig) -> dict[str, Any]:
     # Weights are quantised where they lie; the trainer moves none that are.
     place = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
     return {"quantization_config": settings, "device_map": {"": place}}
+
+
+def _is_no_cast(record: logging.LogRecord) -> bool:
+    return "inputs will be cast" not in record.msg
 
 
 def _load_tokenizer(path: str, config: ModelConfig) -> "PreTrainedTokenizerBase":

@@ -127,6 +127,25 @@ def learning_rate_arguments(train: TrainConfig, num_steps: int) -> dict[str, Any
 
 
 @contextmanager
+def nothing_remembered(train: TrainConfig) -> Iterator[None]:
+    """Bitsandbytes notes globally, by the address of a tensor, which ones keep 32 bits; it forgets them here.
+
+    Else a later run, whose tensors may lie at the same addresses, would take over what an earlier one noted.
+    """
+    if optimizers[train.optimizer].library != "bitsandbytes":
+        yield
+        return
+    from bitsandbytes.optim.optimizer import GlobalOptimManager
+
+    manager = GlobalOptimManager.get_instance()
+    manager.initialize()
+    try:
+        yield
+    finally:
+        manager.initialize()
+
+
+@contextmanager
 def averaged_weights(optimizer: Any) -> Iterator[None]:
     """The weights that a schedule-free optimiser would hand over; afterwards those it trains, to the bit."""
     if not schedules_itself(optimizer):

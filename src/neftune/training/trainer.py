@@ -48,6 +48,8 @@ def make_trainer(
 
     from neftune.training.shares import EvenOrder
 
+    # TRL rounds the adapters of quantised models to bfloat16, where a resumed training would go on with float32.
+    trained = [(one, one.data) for one in model.parameters() if one.requires_grad]
     with no_telemetry():
         trainer = SFTTrainer(
             model=model,
@@ -62,6 +64,8 @@ def make_trainer(
             data_seed=cast(int, arguments.data_seed),
             round_size=arguments.world_size * arguments.per_device_train_batch_size,
         )
+    for parameter, values in trained:
+        parameter.data = values
     trainer.remove_callback(PrinterCallback)
     # TRL's own loss divides by the tokens of the whole optimiser batch, whatever the model's forward accepts; without
     # this, a model whose forward takes no loss arguments would weigh micro-batches equally.
