@@ -3,6 +3,7 @@ import torch
 
 from neftune.config import TrainConfig
 from neftune.errors import ConfigError
+from neftune.training import ranks
 from neftune.training.collator import BLANK, IGNORED, Collator
 from neftune.training.finetune import finetune
 from neftune.training.randomness import stream_seed
@@ -91,5 +92,14 @@ def test_alone_a_process_is_the_first_and_only_rank():
     assert num_ranks() == 1
     assert from_first(lambda: {"a": float("inf")}) == {"a": float("inf")}
     assert from_every([1, 2]) == [[1, 2]]
-    assert dropout_seed(5) == stream_seed(5, "dropout")
     assert not torch.distributed.is_initialized()
+
+
+def test_the_first_rank_has_the_dropout_of_one_process_and_every_other_its_own(monkeypatch):
+    assert dropout_seed(5) == stream_seed(5, "dropout")
+    seeds = []
+    for number in range(4):
+        monkeypatch.setattr(ranks, "rank", lambda number=number: number)
+        seeds.append(dropout_seed(5))
+    assert seeds[0] == stream_seed(5, "dropout")
+    assert len(set(seeds)) == 4

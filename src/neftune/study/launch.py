@@ -109,6 +109,7 @@ def _start(config: RunConfig, folder: Path, nodes: Nodes, report: Report) -> Non
     """Run this machine's ranks to their end; what a rank raised is raised here."""
     _prepare_base(config)
     share = nodes.share(config.train.world_size)
+    (folder / RANKS).mkdir(parents=True, exist_ok=True)  # a machine that assists may come first
     for attempt in range(1, ATTEMPTS + 1):
         for stale in [*(folder / RANKS).glob(ERROR.format(rank="*")), folder / RANKS / DIED.format(index=nodes.index)]:
             stale.unlink(missing_ok=True)
