@@ -17,14 +17,10 @@ from neftune.errors import ConfigError
 from neftune.study.executors import Resources, Status, executors
 from neftune.study.executors.ray import _task
 from neftune.study.store import Store
+from tests.ray_here import ray_here
 from tests.scripted_runs import attempts, perform_script, scripted_run
 
-# Read when Ray is imported: nothing listens but on the loopback interface.
-os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-os.environ["RAY_AUTH_MODE"] = "token"
-
-pytest.importorskip("ray", reason="needs neftune[ray]")
+ray_here()
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 RAY = executors["ray"]

@@ -68,7 +68,6 @@ def _connected(resources: Resources, line: Line) -> Generator[Any]:
     if address is None:
         # Read when Ray is imported: a cluster of one machine then listens on the loopback interface alone.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         ray: Any = import_module("ray")
     except ImportError as error:

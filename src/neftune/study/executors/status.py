@@ -10,7 +10,7 @@ from neftune.study.executors.resources import world_size
 from neftune.study.store import Store
 
 ATTEMPTS = 3
-"""How often a run is tried when its worker process dies; after the first time it is tried alone."""
+"""How often a run is tried when its worker process dies."""
 
 NODE_LOSSES = 10
 """How often a run is tried when the machine that it is on is lost, which is no fault of the run's."""
@@ -44,10 +44,13 @@ class Line:
     Args:
         store: Says which are done already.
         runs: In order of preference; a run with `after` comes into line once that one is done.
+        alone: Whether a run that killed its worker is tried again with nothing beside it, which may have been what
+            took its memory.
     """
 
-    def __init__(self, store: Store, runs: Sequence[PlannedRun]) -> None:
+    def __init__(self, store: Store, runs: Sequence[PlannedRun], *, alone: bool = True) -> None:
         self.status = Status()
+        self._alone = alone
         self._order = {run.run_id: index for index, run in reversed(list(enumerate(runs)))}
         self._ready: list[tuple[int, str]] = []
         self._again: deque[str] = deque()
@@ -82,11 +85,11 @@ class Line:
         Args:
             room: Processes that there is room for.
         """
-        if any(self._deaths[run_id] for run_id in self.status.running):
+        if self._alone and any(self._deaths[run_id] for run_id in self.status.running):
             return None
         if self._ready:
             run_id = self._ready[0][1]
-        elif self._again and not self.status.running:
+        elif self._again and not (self._alone and self.status.running):
             run_id = self._again[0]
         else:
             return None
@@ -113,7 +116,7 @@ class Line:
             self._fail_needing(run.run_id, failure)
 
     def worker_died(self, run: PlannedRun, hint: str) -> None:
-        """The run's worker died with it: it is tried again at the end, alone, or given up.
+        """The run's worker died with it: it is tried again at the end, or given up.
 
         Args:
             run: The run.
