@@ -244,3 +244,9 @@ def test_the_plain_bootstrap_undercovers_at_three_seeds_which_is_why_it_is_not_u
         )
         covered += low <= 0 <= high
     assert covered < 170
+
+
+def test_a_seed_of_the_bootstrap_gives_what_its_generator_gives():
+    table = np.random.default_rng(1).normal(size=(3, 20))
+    assert percentile_bootstrap(table, rng=0) == percentile_bootstrap(table, rng=np.random.default_rng(0))
+    assert percentile_bootstrap(table, rng=0) != percentile_bootstrap(table, rng=1)

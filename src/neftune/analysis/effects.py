@@ -152,7 +152,7 @@ def _mean_effect(
         return
     interval = paired_interval(arm - baseline, confidence=confidence)
     means = float(baseline[:, defined].mean()), float(arm[:, defined].mean())
-    bootstrap = percentile_bootstrap(arm - baseline, rng=np.random.default_rng(0), confidence=confidence)
+    bootstrap = percentile_bootstrap(arm - baseline, rng=0, confidence=confidence)
     yield replace(_effect(pairing, part, metric, means, interval, unmatched=unmatched), bootstrap=bootstrap)
 
 

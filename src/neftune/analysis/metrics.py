@@ -85,8 +85,10 @@ def meaning_of(metric: str, part: str) -> Meaning:
     On training examples a better score is better memory, which is neither good nor bad, and reproducing the
     answers word for word is worse.
     """
-    entry = text_metrics.get(metric)
-    known = MEANINGS.get(metric) or (Meaning(entry.unit, entry.direction) if entry else Meaning("", "neither"))
+    known = MEANINGS.get(metric)
+    if known is None:
+        entry = text_metrics.get(metric)
+        known = Meaning(entry.unit, entry.direction) if entry else Meaning("", "neither")
     if part != "train":
         return known
     if metric in _MEMORY:

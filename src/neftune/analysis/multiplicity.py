@@ -53,9 +53,12 @@ def arm_claims(
 
     An arm must hold in all blocks, so the largest p-value over blocks is a valid one and blocks need no correction.
     """
+    by_arm: dict[str, list[Effect]] = {}
+    for effect in find_effects(effects, part=part, metric=metric):
+        by_arm.setdefault(effect.arm, []).append(effect)
     p_values: dict[str, float] = {}
     for arm in arms:
-        found = find_effects(effects, part=part, arm=arm, metric=metric)
+        found = by_arm.get(arm, [])
         if {effect.block for effect in found} == set(blocks):
             p_values[arm] = max(_p_better(effect) for effect in found)
     adjusted = holm(p_values)

@@ -7,6 +7,7 @@ method's coverage, measured by `benchmarks/interval_coverage.py`.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import cast
 
 import numpy as np
@@ -245,19 +246,28 @@ def _leave_out(
 
 
 def percentile_bootstrap(
-    differences: npt.ArrayLike, *, rng: np.random.Generator, confidence: float = 0.95, num_draws: int = 2000
+    differences: npt.ArrayLike, *, rng: np.random.Generator | int, confidence: float = 0.95, num_draws: int = 2000
 ) -> tuple[float, float]:
     """Ends of the plain hierarchical percentile bootstrap: seeds and examples resampled together.
 
     For comparison: at three seeds it covers as little as 80% where 95% is claimed (docs/statistics.md), so
-    `paired_interval` is what effects use.
+    `paired_interval` is what effects use. A seed instead of a generator keeps its draws for other tables of that size.
     """
     complete, _ = drop_undefined(differences)
     seeds, examples = complete.shape
-    by_seed, by_example = (_resampled_shares(count, num_draws, rng) for count in (seeds, examples))
-    means = np.einsum("ds,se,de->d", by_seed, complete, by_example, optimize=True)
+    if isinstance(rng, int):
+        by_seed, by_example = _fixed_shares(seeds, examples, num_draws, rng)
+    else:
+        by_seed, by_example = (_resampled_shares(count, num_draws, rng) for count in (seeds, examples))
+    means = np.einsum("de,de->d", by_seed @ complete, by_example)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
+
+
+@lru_cache(maxsize=4)
+def _fixed_shares(seeds: int, examples: int, num_draws: int, seed: int) -> tuple[FloatArray, FloatArray]:
+    rng = np.random.default_rng(seed)
+    return _resampled_shares(seeds, num_draws, rng), _resampled_shares(examples, num_draws, rng)
 
 
 def _resampled_shares(count: int, num_draws: int, rng: np.random.Generator) -> FloatArray:

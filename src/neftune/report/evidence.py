@@ -1,10 +1,11 @@
 """All that a report rests on, computed once."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from neftune.analysis.effects import Effect, decision_of, find_effects, study_effects
+from neftune.analysis.effects import Effect, decision_of, study_effects
 from neftune.analysis.metrics import meaning_of
 from neftune.analysis.verdict import CHOSEN_ON, JUDGED_ON, Verdict, decide, rule_in_words
 from neftune.config import Decision
@@ -53,16 +54,36 @@ class Evidence:
 
     def level(self, arm: Arm, block: str, name: str) -> float:
         """An arm's own value on the test part; the baseline's stands in every effect of its block. NaN if unknown."""
-        found = find_effects(self.effects, block=block, part="test", metric=name)
-        if arm.role == "baseline" and found:
-            return found[0].baseline_mean
-        mine = [effect.arm_mean for effect in found if effect.arm == arm.name]
-        return mine[0] if mine else self.mean_of_runs(arm, block, name)
+        if arm.role == "baseline":
+            of_block = (one for (place, _), one in self._tested.get(name, {}).items() if place == block)
+            if first := next(of_block, None):
+                return first.baseline_mean
+        mine = self.tested(arm, block, name)
+        return mine.arm_mean if mine else self.mean_of_runs(arm, block, name)
+
+    def tested(self, arm: Arm, block: str, name: str) -> Effect | None:
+        """An arm's effect on a metric on the test part; None where there is none."""
+        return self._tested.get(name, {}).get((block, arm.name))
+
+    @cached_property
+    def _tested(self) -> Mapping[str, Mapping[tuple[str, str], Effect]]:
+        """Metric -> (block, arm) -> effect on the test part."""
+        found: dict[str, dict[tuple[str, str], Effect]] = {}
+        for effect in self.effects:
+            if effect.part == "test":
+                found.setdefault(effect.metric, {})[effect.block, effect.arm] = effect
+        return found
 
     def mean_of_runs(self, arm: Arm, block: str, name: str) -> float:
         """Mean of a run's number over an arm's finished runs in a block; NaN where none has it."""
-        rows = (row for row in self.rows if row.run.arm == arm.name and row.run.block == block)
-        return mean(row.values.get(name, math.nan) for row in rows)
+        return mean(row.values.get(name, math.nan) for row in self._rows.get((block, arm.name), ()))
+
+    @cached_property
+    def _rows(self) -> Mapping[tuple[str, str], list[RunRow]]:
+        found: dict[tuple[str, str], list[RunRow]] = {}
+        for row in self.rows:
+            found.setdefault((row.run.block, row.run.arm), []).append(row)
+        return found
 
     def is_harm(self, effect: Effect) -> bool:
         """Whether an effect's interval lies wholly on the worse side of zero."""

@@ -46,9 +46,9 @@ def outputs_payload(overview: Overview) -> dict[str, Any]:
 def _group(overview: Overview, block: str, part: str, texts: Texts) -> dict[str, Any]:
     examples: dict[str, dict[str, Any]] = {}
     found: list[tuple[int, int, RunRecord]] = []
-    for place, arm, seed, _ in overview.corners():
-        record = overview.runs.get((arm.name, place, seed))
-        if place == block and record and record.answers.get(part):
+    for _, arm, seed, _ in overview.corners(block):
+        record = overview.runs.get((arm.name, block, seed))
+        if record and record.answers.get(part):
             found.append((arm.index, seed, record))
             for answer in record.answers[part]:
                 if answer.example_id not in examples:

@@ -90,22 +90,30 @@ class Overview:
 
     def of_arm(self, arm: Arm, *, block: str | None = None) -> list[RunRecord]:
         """Finished runs of an arm, of one block or of all."""
-        return [
-            record
-            for (name, place, _), record in self.runs.items()
-            if name == arm.name and (block is None or place == block)
-        ]
+        return self._by_arm.get((arm.name, block), [])
 
-    def corners(self) -> Iterator[tuple[str, Arm, int, PlannedRun]]:
-        """Every planned (block, arm, seed) with its plan, blocks first, in the report's order."""
-        plan = {(run.arm, run.block, run.seed): run for run in self.result.planned}
-        for block in self.blocks:
+    @cached_property
+    def _by_arm(self) -> Mapping[tuple[str, str | None], list[RunRecord]]:
+        found: dict[tuple[str, str | None], list[RunRecord]] = {}
+        for (name, block, _), record in self.runs.items():
+            found.setdefault((name, block), []).append(record)
+            found.setdefault((name, None), []).append(record)
+        return found
+
+    @cached_property
+    def _plan(self) -> Mapping[tuple[str, str, int], PlannedRun]:
+        return {(run.arm, run.block, run.seed): run for run in self.result.planned}
+
+    def corners(self, only: str | None = None) -> Iterator[tuple[str, Arm, int, PlannedRun]]:
+        """Every planned (block, arm, seed) with its plan, blocks first, in the report's order; of one block or all."""
+        plan = self._plan
+        for block in self.blocks if only is None else (only,):
             for arm in self.arms:
                 for seed in self.seeds:
                     if (arm.name, block, seed) in plan:
                         yield block, arm, seed, plan[arm.name, block, seed]
 
-    @property
+    @cached_property
     def metrics(self) -> tuple[str, ...]:
         """Score names of the test part over all finished runs, in order of appearance."""
         names: dict[str, None] = {}
@@ -114,7 +122,7 @@ class Overview:
                 names.update(dict.fromkeys(part.values))
         return tuple(name for name in names if not name.startswith("reference_"))
 
-    @property
+    @cached_property
     def has_judge(self) -> bool:
         """Whether any finished run was judged."""
         return any("quality" in scores.values for record in self.runs.values() for scores in record.scores.values())

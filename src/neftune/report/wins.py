@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from neftune.analysis.effects import Effect, find_effects
+from neftune.analysis.effects import Effect
 from neftune.records import Answer, RunRecord
 from neftune.report import numbers
 from neftune.report.evidence import Evidence
@@ -82,8 +82,7 @@ def _level(evidence: Evidence, block: str, arm: Arm, name: str) -> Cell:
 
 
 def _effect(evidence: Evidence, block: str, arm: Arm, name: str) -> Effect | None:
-    found = find_effects(evidence.effects, block=block, part="test", arm=arm.name, metric=name)
-    return found[0] if found else None
+    return evidence.tested(arm, block, name)
 
 
 def _rate(effect: Effect | None) -> Cell:
