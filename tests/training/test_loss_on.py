@@ -29,9 +29,10 @@ def test_the_loss_is_the_mean_over_every_token_that_something_predicts(tmp_path,
 
 @pytest.mark.parametrize("regularizers", [{}, {"label_smoothing": 0.1}])
 @pytest.mark.parametrize("positions", ["prompt", "response"])
-def test_the_noise_still_tells_prompt_from_response(tmp_path, positions, regularizers):
+@pytest.mark.parametrize("loss_on", ["response", "all"])
+def test_the_noise_still_tells_prompt_from_response(tmp_path, positions, regularizers, loss_on):
     documents = tiny_documents(8)
-    settings = tiny_settings(tmp_path, alpha=5.0, regularizers=regularizers, **ONE_STEP)
+    settings = tiny_settings(tmp_path, alpha=5.0, regularizers=regularizers, **ONE_STEP | {"loss_on": loss_on})
     settings = replace(settings, noise=NoiseConfig(alpha=5.0, positions=positions))
     noise = finetune(tiny_llama(), tiny_tokenizer(), documents, settings=settings).noise
     in_response = sum(sum(document.loss_mask) for document in documents)
