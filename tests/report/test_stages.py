@@ -89,6 +89,7 @@ def test_the_chosen_arm_stands_beside_itself_on_fresh_seeds(evidence):
         assert (one.chosen.estimate, one.chosen.seeds) == (chosen.estimate, (0, 1, 2))
         assert one.test.seeds == one.heldout.seeds == (10, 11, 12, 13)
         assert one.test in evidence.effects
+        assert (one.chosen.part, one.heldout.part, one.test.part) == ("heldout", "heldout", "test")
         assert one.kept == pytest.approx(one.heldout.estimate / chosen.estimate)
         assert one.chosen.estimate == min(
             e.estimate for e in find_effects(explored, block=one.block, part="heldout", metric="loss")
