@@ -52,6 +52,8 @@ OWN_MODULES: dict[str, str] = {
     "judge": "neftune.cli.judge",
     "lm-eval": "neftune.cli.lm_eval",
     "study status": "neftune.cli.study_status",
+    "study prune": "neftune.cli.study_prune",
+    "export": "neftune.cli.export",
     "winrate": "neftune.cli.winrate",
     "mt-bench": "neftune.cli.mt_bench",
 }
