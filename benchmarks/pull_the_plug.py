@@ -65,21 +65,22 @@ def start(recipe: Path, out: Path, log: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command(recipe, out), stdout=file, stderr=file, start_new_session=True)
 
 
-def is_moment(kind: str, out: Path) -> bool:
-    """Whether the moment to pull has come."""
+def traces(kind: str, out: Path) -> set[Path]:
+    """What is half done: checkpoints without a seal, results being written or whose checkpoints are still there."""
     if kind == "checkpoint":
         folders = out.glob("runs/*/checkpoints/checkpoint-*")
-        return any(not (one / "neftune_seal.json").exists() for one in folders)
+        return {one for one in folders if not (one / "neftune_seal.json").exists()}
     if kind == "result":
         done = {path.parent for path in out.glob("runs/*/result.json")}
-        return any(out.glob("runs/*/.result.json.*")) or any((one / "checkpoints").is_dir() for one in done)
-    return any(out.glob("runs/*/progress.json"))
+        return {*out.glob("runs/*/.result.json.*"), *(one for one in done if (one / "checkpoints").is_dir())}
+    return set(out.glob("runs/*/progress.json"))
 
 
 def pull(driver: subprocess.Popen[bytes], kind: str, out: Path, rng: random.Random) -> bool:
     """Kill at a moment of this kind; whether the driver was still at work."""
     earliest = time.monotonic() + (rng.uniform(6, 14) if kind in ("time", "driver") else 0)
-    while driver.poll() is None and (time.monotonic() < earliest or not is_moment(kind, out)):
+    before = traces(kind, out) if kind in ("checkpoint", "result") else set[Path]()
+    while driver.poll() is None and (time.monotonic() < earliest or not traces(kind, out) - before):
         time.sleep(0.0005)
     if driver.poll() is not None:
         return False
