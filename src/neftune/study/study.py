@@ -15,6 +15,7 @@ from neftune.study.identity import code_version, data_fingerprint, evaluation_fi
 from neftune.study.plan import Identify, Planner
 from neftune.study.stages import Choosing, SoFar, plan_so_far
 from neftune.study.store import Store
+from neftune.training.checkpoints import remove_checkpoints
 
 
 def make_planner(recipe: Recipe) -> Planner:
@@ -80,9 +81,17 @@ def run_study(
                 store.write_failure(failure)
         if not so_far.to_come:
             break
+    _clean(store, so_far.planned)
     result = store.result(values, so_far.planned)
     notes = (*so_far.notes, *store.read_plan(recipe.name).earlier)
     return replace(result, failures={**result.failures, **failed}, notes=notes)
+
+
+def _clean(store: Store, planned: Sequence[PlannedRun]) -> None:
+    """Remove the checkpoints of finished runs: a kill can come between a result and their removal."""
+    for run in planned:
+        if store.is_done(run.run_id):
+            remove_checkpoints(store.run_folder(run.run_id))
 
 
 def _check(planned: Sequence[PlannedRun]) -> None:
