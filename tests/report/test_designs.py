@@ -1,5 +1,6 @@
 """What the report says of factorials and of doses."""
 
+import itertools
 import math
 
 import pytest
@@ -112,3 +113,13 @@ def test_a_study_of_two_arms_has_neither():
     study = make_design(product({"noise.alpha": [0, 5.0]}), lambda _: 0.0)
     shown = {section.id for section in sections(gather(study))}
     assert not shown & {"dose", "factorial"}
+
+
+def test_labels_of_doses_do_not_overlap():
+    doses = (0, 0.03, 0.0646, 0.139, 0.3, 0.44, 0.646, 0.948, 1.39, 3.0)
+    study = make_design(product({"noise.nsr": doses}), lambda s: s["noise.nsr"] / 10, seeds=range(3))
+    axis = dose_figure(gather(study)).panels[0].spec["layout"]["xaxis"]
+    gaps = [b - a for a, b in itertools.pairwise(axis["tickvals"])]
+    assert min(gaps) >= (axis["tickvals"][-1] - axis["tickvals"][0]) / 6
+    assert (axis["ticktext"][0], axis["ticktext"][-1]) == ("0", "3")
+    assert len(doses) > len(gaps) > 3

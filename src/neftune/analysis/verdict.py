@@ -90,7 +90,8 @@ def decide(result: StudyResult, effects: Sequence[Effect]) -> Verdict:
     if waits := to_come_reason(study):
         return _incomplete(study, [waits])
     missing = missing_runs(result)
-    unfinished = [_described(run) for run in missing if _blocks_verdict(result, run)]
+    needed = _needed(result)
+    unfinished = [_described(run) for run in missing if run.run_id in needed]
     if unfinished:
         return _incomplete(study, unfinished)
     failed = {run.arm: run for run in missing}
@@ -157,10 +158,14 @@ def check_rule(rule: Decision, *, has_judge: bool = True, judges_later: bool = F
             )
 
 
-def _blocks_verdict(result: StudyResult, run: Missing) -> bool:
-    planned = next(planned for planned in result.planned if planned.run_id == run.run_id)
-    is_reference = planned.is_baseline or any(one.against == planned.arm for one in result.planned)
-    return not planned.is_control and (is_reference or run.run_id not in result.failures)
+def _needed(result: StudyResult) -> set[str]:
+    """Ids of runs without which there is no verdict: what others are compared with, and arms that have not failed."""
+    references = {run.against for run in result.planned}
+    return {
+        run.run_id
+        for run in result.planned
+        if not run.is_control and (run.is_baseline or run.arm in references or run.run_id not in result.failures)
+    }
 
 
 def _described(run: Missing) -> str:

@@ -18,7 +18,7 @@ from neftune.report.tables import Cell, Column, Group, Table, cells
 MOST_PANELS = 24
 HEIGHT = 300
 _COLOUR = ARM_COLOURS[0][0]
-_MOST_TICKS = 9
+_MOST_TICKS = 6
 
 
 def dose_sentences(evidence: Evidence) -> tuple[str, ...]:
@@ -121,9 +121,13 @@ def _places(doses: Sequence[Dose]) -> list[float]:
 
 
 def _ticks(doses: Sequence[Dose], places: Sequence[float]) -> dict[str, Any]:
-    """A label for each dose, or for every second, third, ... of many, the first and the last among them."""
-    every = max(1, math.ceil((len(doses) - 1) / _MOST_TICKS))
-    kept = [0, *range(1, len(doses), every)]
+    """Labels of the doses that have room for one: the first, the last, and what is far enough from its neighbours."""
+    room = (places[-1] - places[0]) / _MOST_TICKS
+    kept = [0]
+    for i in range(1, len(places) - 1):
+        if min(places[i] - places[kept[-1]], places[-1] - places[i]) >= room:
+            kept.append(i)
+    kept.append(len(places) - 1)
     return {"tickvals": [places[i] for i in kept], "ticktext": [f"{doses[i].dose:g}" for i in kept]}
 
 
