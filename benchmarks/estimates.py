@@ -8,7 +8,8 @@ thread. Predicted first, by `estimate_run` for a machine it knows nothing of, so
 parameters, tokens, steps, CPU seconds by stage (load of other programs does not count), peak resident memory above what
 the process had before the run, bytes of one checkpoint and of the record.
 
-Time of answers is predicted "at most", with every answer at its longest; random weights hardly ever end one.
+Time of answers is predicted with every answer at its longest; random weights hardly ever end one. Other programs still
+slow a process whose CPU seconds are counted (caches, memory), so the load average is stored beside the numbers.
 """
 
 import argparse
@@ -33,6 +34,20 @@ CASES: dict[str, dict[str, Any]] = {
     "llama 6 M, LoRA": {"model": "llama", "width": 256, "layers": 6, "adapter": "lora"},
     "llama 6 M, recomputed": {"model": "llama", "width": 256, "layers": 6, "gradient_checkpointing": True},
     "llama 6 M, 4 rows": {"model": "llama", "width": 256, "layers": 6, "micro_batch_size": 4},
+    "llama 6 M, Lion, half frozen": {
+        "model": "llama",
+        "width": 256,
+        "layers": 6,
+        "optimizer": "lion",
+        "freeze": ["attention", "embeddings"],
+    },
+    "llama 6 M, FreeLB": {"model": "llama", "width": 256, "layers": 6, "regularizers": {"freelb": 0.1}},
+    "llama 6 M, R3F": {
+        "model": "llama",
+        "width": 256,
+        "layers": 6,
+        "regularizers": {"r3f": {"strength": 1, "eps": 0.01}},
+    },
     "llama 6 M, bfloat16": {"model": "llama", "width": 256, "layers": 6, "dtype": "bfloat16", "num_train": 16},
     "gpt2 6 M": {"model": "gpt2", "width": 256, "layers": 6},
     "opt 6 M": {"model": "opt", "width": 256, "layers": 6},
@@ -40,6 +55,9 @@ CASES: dict[str, dict[str, Any]] = {
     "microworld": {"model": "microworld"},
 }
 """Sizes of a model and what its run differs in."""
+
+
+_OF_TRAINING = ("gradient_checkpointing", "micro_batch_size", "optimizer", "freeze", "regularizers")
 
 
 def make_model(folder: Path, case: Mapping[str, Any], tokenizer: str) -> Path:
@@ -67,7 +85,7 @@ def settings(case: Mapping[str, Any], model: str, data: str) -> dict[str, Any]:
     """A run's settings as plain data."""
     world = model == "microworld"
     source = {"source": "microworld", "template": "chat", "max_length": 96} if world else {"source": data}
-    train = {name: case[name] for name in ("gradient_checkpointing", "micro_batch_size") if name in case}
+    train = {name: case[name] for name in _OF_TRAINING if name in case}
     return {
         "model": {"path": model, "adapter": case.get("adapter", "none"), "dtype": case.get("dtype", "float32")},
         "data": {
@@ -93,7 +111,8 @@ def predict(config: Any) -> dict[str, Any]:
         "steps": one.work.steps,
         "training": one.seconds["training"],
         "evaluation": one.seconds["evaluation"],
-        "memory": one.memory.peak,
+        "memory": one.memory.peak - one.memory.runtime,
+        "process": one.memory.runtime,
         "memory_parts": dict(one.memory.parts),
         "checkpoint": one.disk.checkpoints / min(3, config.train.checkpoints),
         "record": one.disk.record,
@@ -128,6 +147,7 @@ def measure(config: Any) -> dict[str, Any]:
         "training": record.seconds["training"],
         "evaluation": record.seconds["evaluation"],
         "memory": peak,
+        "process": before,
         "checkpoint": one,
         "record": size,
         "answers_at_the_limit": sum(not one.ended for part in record.answers.values() for one in part),
@@ -184,6 +204,7 @@ def main() -> None:
         config = RunConfig.model_validate(json.loads(sys.stdin.read()))
         print(json.dumps((predict if options.child == "predict" else measure)(config)))
         return
+    before = os.getloadavg()
     rows: dict[str, Any] = {}
     for name in options.cases:
         case = CASES[name]
@@ -196,7 +217,8 @@ def main() -> None:
         print(name, json.dumps(rows[name]["ratio"]), flush=True)
         shutil.rmtree(folder)
     versions = {name: installed(name) for name in ("torch", "transformers", "trl", "peft", "neftune")}
-    machine = {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version()}
+    machine = {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version(),
+               "load_average": [round(one, 1) for one in (*before, *os.getloadavg())]}  # fmt: skip
     if options.out:
         options.out.write_text(json.dumps({"machine": machine, "versions": versions, "cases": rows}, indent=1) + "\n")
 

@@ -16,8 +16,26 @@ SHOWN = 8
 
 SCHEMA = "neftune.estimate/1"
 
-_LABELS = {"data.seed": "world", "model.path": "model", "data.source": "data"}
-"""Knobs whose last word would not say what a kind of run is."""
+_LABELS = {
+    "data.seed": "world",
+    "model.path": "model",
+    "data.source": "data",
+    "train.freeze": "frozen",
+    "train.loss_on": "loss on",
+    "train.num_clean_train": "clean training examples",
+    "train.num_clean_heldout": "clean held-out examples",
+    "train.world_size": "ranks",
+    "evaluate.batch_size": "prompts together",
+    "model.lora.r": "rank",
+    "model.lora.alpha": "adapter alpha",
+    "model.lora.dropout": "adapter dropout",
+}
+"""What a person calls a knob whose last word does not say it."""
+
+_UNSAID = ("evaluate.parts", *(f"train.{name}" for name in (
+    "learning_rate", "schedule", "warmup_ratio", "min_lr_ratio", "decay_ratio", "weight_decay", "max_grad_norm",
+)))  # fmt: skip
+"""Knobs that a stage's name says, or that cost nothing."""
 
 
 def estimate_text(estimate: "StudyEstimate") -> str:
@@ -39,7 +57,7 @@ def _head(estimate: "StudyEstimate") -> Iterator[str]:
 
 
 def _table(estimate: "StudyEstimate") -> Iterator[str]:
-    names = kind_names([one.config for _, one in estimate.kinds])
+    names = kind_names([(one.stage, one.config) for _, one in estimate.kinds])
     width = max([len("kind of run"), *map(len, names[:SHOWN])])
     heads = ("runs", "steps", "tokens", "padded", "training", "evaluation", "memory", "disk")
     widths = (6, 7, 9, 9, 13, 13, 9, 9)
@@ -75,7 +93,7 @@ def _tokens(estimate: "StudyEstimate") -> str:
     return (
         f"{amount(estimate.total('train_tokens'))} trained on "
         f"({amount(estimate.total('padded_tokens'))} with padding), "
-        f"at most {amount(estimate.total('answer_tokens'))} answered. "
+        f"{amount(estimate.total('answer_tokens'))} answered where every answer is as long as it may be. "
         f"{'Counted' if exact else 'Estimated'}: {'; '.join(evidence)}."
     )
 
@@ -97,12 +115,19 @@ def _memory(estimate: "StudyEstimate") -> str:
     if not estimate.kinds:
         return "nothing to do"
     largest = max((one for _, one in estimate.kinds), key=lambda one: one.memory.peak)
-    parts = ", ".join(f"{name} {size_of(size)}" for name, size in largest.memory.parts.items() if size)
-    text = f"{size_of(largest.memory.peak)} of {size_of(estimate.machine.memory)} a run: {parts}."
+    memory = {**largest.memory.parts, _runtime(estimate): largest.memory.runtime}
+    parts = ", ".join(f"{name} {size_of(size)}" for name, size in memory.items() if size)
+    each = "a run" if largest.work.ranks == 1 else "a rank"
+    text = f"{size_of(largest.memory.peak)} of {size_of(estimate.machine.memory)} {each}: {parts}."
     if largest.fits:
         return text
     remedy = " or ".join(f"--{one.replace(' ', ' --').replace('=', ' ')}" for one in largest.remedies)
     return text + (f" IT DOES NOT FIT. It would with {remedy}." if remedy else " IT DOES NOT FIT, whatever is set.")
+
+
+def _runtime(estimate: "StudyEstimate") -> str:
+    """What the memory is called that is there before the model."""
+    return "process" if estimate.machine.one is None else "GPU runtime"
 
 
 def _disk(estimate: "StudyEstimate") -> str:
@@ -113,24 +138,47 @@ def _disk(estimate: "StudyEstimate") -> str:
     return text
 
 
-def kind_names(configs: Sequence[Any]) -> list[str]:
-    """What tells kinds of runs apart, in words: the settings in which they differ."""
+def kind_names(kinds: Sequence[tuple[str, Any]]) -> list[str]:
+    """What tells kinds of runs apart, in words: their stage, and the settings in which they differ.
+
+    Args:
+        kinds: (stage, settings of a run) of each.
+    """
+    configs = [config for _, config in kinds]
     flat = [dict(_flat(config.model_dump(mode="json"))) for config in configs]
     ignored = ("seed", "noise", "stop_at_train_loss_of")
+    knobs = dict.fromkeys(knob for one in flat for knob in one)
     differing = [
         knob
-        for knob in (flat[0] if flat else {})
-        if len({str(one.get(knob)) for one in flat}) > 1 and knob.split(".")[0] not in ignored
+        for knob in knobs
+        if len({str(one.get(knob)) for one in flat}) > 1 and knob.split(".")[0] not in ignored and knob not in _UNSAID
     ]
+    has_stages = len({stage for stage, _ in kinds}) > 1
+    stops = any(config.stop_at_train_loss_of for config in configs)
     names: list[str] = []
-    for config, one in zip(configs, flat, strict=True):
-        said = [f"{_LABELS.get(knob, knob.rsplit('.', 1)[-1])}={one[knob]}" for knob in differing]
-        if any(other.stop_at_train_loss_of for other in configs) and config.stop_at_train_loss_of:
+    for (stage, config), one in zip(kinds, flat, strict=True):
+        said = [stage] if has_stages else []
+        said += [_said(knob, one.get(knob)) for knob in differing]
+        if stops and config.stop_at_train_loss_of:
             said.append("stopped early at the latest")
         elif config.evaluate.variants and config.asks_variants:
             said.append("asked under variants")
         names.append(", ".join(said) or "every run")
     return names
+
+
+def _said(knob: str, value: object) -> str:
+    """A setting as a person would say it: "data alpaca", "3 epochs", "no r3f"."""
+    label = _LABELS.get(knob, knob.rsplit(".", 1)[-1].replace("_", " "))
+    if value is None or value is False or value == []:
+        return f"nothing {label}" if knob == "train.freeze" else f"no {label}"
+    if value is True:
+        return label
+    if isinstance(value, list):
+        return f"{label} {'+'.join(map(str, value))}"  # pyright: ignore[reportUnknownArgumentType]
+    if knob == "train.epochs" and isinstance(value, float):
+        return f"{value:g} epoch{'' if value == 1 else 's'}"
+    return f"{label} {value:g}" if isinstance(value, float) else f"{label} {value}"
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -163,7 +211,7 @@ def _wrapped(text: str) -> list[str]:
 
 def estimate_data(estimate: "StudyEstimate") -> dict[str, Any]:
     """The estimate as plain data; seconds are None where nothing is known."""
-    names = kind_names([one.config for _, one in estimate.kinds])
+    names = kind_names([(one.stage, one.config) for _, one in estimate.kinds])
     quantities = ("train_tokens", "padded_tokens", "answer_tokens", "train_flops", "forward_flops")
     return {
         "schema": SCHEMA,
@@ -183,16 +231,17 @@ def estimate_data(estimate: "StudyEstimate") -> dict[str, Any]:
             "disk_bytes": round(estimate.disk_peak),
         },
         "kinds": [
-            {"name": name, "runs": number, **_run_data(one)}
+            {"name": name, "stage": one.stage, "runs": number, **_run_data(one, _runtime(estimate))}
             for name, (number, one) in zip(names, estimate.kinds, strict=True)
         ],
         "notes": list(estimate.notes),
     }
 
 
-def _run_data(one: "RunEstimate") -> dict[str, Any]:
+def _run_data(one: "RunEstimate", runtime: str) -> dict[str, Any]:
     return {
         "model": {name: getattr(one.shape, name) for name in ("name", "parameters", "trained", "adapters", "active")},
+        "ranks": one.work.ranks,
         "steps": one.work.steps,
         "documents": len(one.tokens.train),
         "train_tokens": one.work.train_tokens,
@@ -205,7 +254,12 @@ def _run_data(one: "RunEstimate") -> dict[str, Any]:
         "forward_flops": one.work.forward_flops,
         "seconds": dict(one.seconds),
         "time_evidence": one.evidence,
-        "memory": {**one.memory.parts, "answering": one.memory.answering, "peak": one.memory.peak},
+        "memory": {
+            **one.memory.parts,
+            runtime: one.memory.runtime,
+            "answering": one.memory.answering,
+            "peak": one.memory.peak,
+        },
         "fits": one.fits,
         "would_fit_with": list(one.remedies),
         "disk": {"record": one.disk.record, "model": one.disk.model, "checkpoints": one.disk.checkpoints},

@@ -7,6 +7,7 @@ its plain attention. Beside it, for comparison: `korthikanti_bytes`, the publish
 """
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ import torch
 
 from neftune.config import DataConfig, ModelConfig
 from neftune.study.estimate.shapes import config_from_json, meta_model, model_config
+from neftune.training.freezing import frozen
 
 _FUSED, _PLAIN = "neftune_fused", "neftune_plain"
 
@@ -40,16 +42,19 @@ class Activations:
         return self.inputs + self.block + self.outside
 
 
-def activations(model: ModelConfig, data: DataConfig, *, rows: int, length: int) -> Activations:
+def activations(
+    model: ModelConfig, data: DataConfig, *, rows: int, length: int, freeze: Sequence[str] = ()
+) -> Activations:
     """What a training forward pass of ``rows`` rows of ``length`` tokens keeps, without the output layer.
 
     Adapters are traced without their own activations where the base is frozen: what a frozen layer keeps is what its
-    adapter reads.
+    adapter reads. ``freeze`` is obeyed where there are none; else it could only save.
 
     Raises:
         ModelError: There is no config, or its forward cannot be traced.
     """
-    return _traced(model_config(model, data).to_json_string(use_diff=False), model.dtype, rows, length)
+    parts = tuple(freeze) if model.adapter == "none" else ()
+    return _traced(model_config(model, data).to_json_string(use_diff=False), model.dtype, rows, length, parts)
 
 
 def korthikanti_bytes(*, rows: int, length: int, width: int, layers: int, heads: int, attention: bool = True) -> int:
@@ -91,7 +96,7 @@ def _plain(
 
 
 @functools.lru_cache(maxsize=64)
-def _traced(config_json: str, dtype: str, rows: int, length: int) -> Activations:
+def _traced(config_json: str, dtype: str, rows: int, length: int, freeze: tuple[str, ...]) -> Activations:
     import transformers
 
     interface: Any = transformers.AttentionInterface
@@ -101,9 +106,9 @@ def _traced(config_json: str, dtype: str, rows: int, length: int) -> Activations
     network.set_attn_implementation(_PLAIN if network.config._attn_implementation == "eager" else _FUSED)
     config = network.config.get_text_config()
     layers, width = int(config.num_hidden_layers), int(config.hidden_size)
-    whole = _saved(network, rows, length)
     inputs = layers * rows * length * width * network.dtype.itemsize
-    outside = _outside(network, rows, length)
+    with frozen(network, freeze):
+        whole, outside = _saved(network, rows, length), _outside(network, rows, length)
     return Activations(whole, inputs, (whole - outside) // layers, outside)
 
 

@@ -21,6 +21,7 @@ from neftune.records import Document
 from neftune.study.estimate.compute import Work, forward_flops, train_flops
 from neftune.study.estimate.shapes import ModelShape, model_config
 from neftune.study.estimate.tokens import Tokens, padded
+from neftune.study.estimate.training_cost import passes
 from neftune.training.models import quiet_transformers
 from neftune.training.randomness import preserved_random_state
 from neftune.training.trainer import micro_batch_size
@@ -55,7 +56,7 @@ class Calibrated:
         """Seconds by stage."""
         steps = sum(number for number, _, _ in work.decoding_steps)
         return {
-            "training": work.train_flops / self.train + work.watch_flops / self.forward,
+            "training": work.train_flops / work.ranks / self.train + work.watch_flops / self.forward,
             "evaluation": work.forward_flops / self.forward + steps * self.decode,
         }
 
@@ -91,23 +92,36 @@ def _network(config: RunConfig) -> Any:
     """The run's model with random weights."""
     import transformers
 
-    from neftune.training.models import _add_adapters  # pyright: ignore[reportPrivateUsage]
+    from neftune.training.models import _add_adapters, _load_network  # pyright: ignore[reportPrivateUsage]
 
     auto: Any = transformers.AutoModelForCausalLM
     kind = model_config(config.model, config.data)
     network = auto.from_config(kind, dtype=getattr(torch, config.model.dtype))
-    return _add_adapters(network, config.model) if config.model.adapter == "lora" else network
+    if config.model.quantization is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            network.save_pretrained(folder)
+            network = _load_network(folder, config.model)
+    return _add_adapters(network, config.model) if config.model.adapter != "none" else network
 
 
 def _train_rate(config: RunConfig, shape: ModelShape, network: Any, lengths: tuple[int, ...]) -> float:
     """Operations per second of the run's own training."""
     from neftune.training.finetune import FinetuneSettings, finetune
 
-    per_token = train_flops(shape, float(np.mean(lengths)), checkpointing=config.train.gradient_checkpointing)
+    again = passes(config.train)
+    checkpointing = config.train.gradient_checkpointing
+    per_token = again * train_flops(shape, float(np.mean(lengths)), checkpointing=checkpointing)
     rows = micro_batch_size(config.train)
     rows = max(1, min(rows, int(STEP_FLOPS / (per_token * max(lengths)))))
     train = config.train.model_copy(
-        update={"batch_size": rows, "micro_batch_size": rows, "epochs": 1.0, "evaluations": 1, "checkpoints": 0}
+        update={
+            "batch_size": rows,
+            "micro_batch_size": rows,
+            "epochs": 1.0,
+            "evaluations": 1,
+            "checkpoints": 0,
+            "world_size": 1,
+        }
     )
     rng = np.random.default_rng(0)
     drawn = rng.choice(lengths, rows * STEPS)
@@ -121,7 +135,7 @@ def _train_rate(config: RunConfig, shape: ModelShape, network: Any, lengths: tup
         finetune(network, _tokenizer(), documents, settings=settings)
     seconds = statistics.median(float(one) for one in np.diff(ends[_SKIPPED - 1 :]))
     total, seen = padded(np.sort(drawn), rows)
-    return total / STEPS * train_flops(shape, seen, checkpointing=train.gradient_checkpointing) / seconds
+    return total / STEPS * again * train_flops(shape, seen, checkpointing=checkpointing) / seconds
 
 
 def _document(name: str, length: int, vocabulary: int) -> Document:

@@ -4,7 +4,7 @@ A token costs 2 operations per weight it is multiplied with going forward, and 4
 gradient of the input, one for that of the weight (Kaplan et al. 2020, arXiv 2001.08361, section 2.1). Attention adds
 4 x blocks x heads x their width x length going forward, so 12 in all (PaLM, arXiv 2204.02311, appendix B). A frozen
 weight needs no gradient of its own: under LoRA a weight costs 4 in place of 6. Gradient checkpointing goes forward once
-more.
+more. Regularisers that pass over a batch several times multiply all of it.
 """
 
 import math
@@ -17,6 +17,7 @@ from neftune.config import RunConfig
 from neftune.study.estimate.hardware import DECODING_UTILISATION, SECONDS_PER_LAYER, Hardware
 from neftune.study.estimate.shapes import ModelShape
 from neftune.study.estimate.tokens import Numbers, Tokens, padded
+from neftune.study.estimate.training_cost import passes
 from neftune.training.trainer import micro_batch_size
 
 
@@ -29,11 +30,12 @@ class Work:
         train_tokens: Training tokens over all epochs, padding left out.
         padded_tokens: The same with padding.
         watch_tokens: Tokens of the clean losses along the way.
-        train_flops: Operations of training.
+        train_flops: Operations of training, of all ranks together.
         watch_flops: Of the clean losses along the way.
         forward_flops: Of what only goes forward afterwards: losses, prompts.
         answers: Prompts that are answered.
         answer_tokens: Tokens of their answers at most.
+        ranks: Processes that share the training; the first alone does the rest.
         decoding_steps: (steps, rows, mean length in tokens) of every batch that is answered, at most.
     """
 
@@ -47,6 +49,7 @@ class Work:
     answers: int
     answer_tokens: int
     decoding_steps: tuple[tuple[int, int, int], ...]
+    ranks: int = 1
 
 
 def forward_flops(shape: ModelShape, length: float) -> float:
@@ -58,8 +61,8 @@ def train_flops(shape: ModelShape, length: float, *, checkpointing: bool) -> flo
     """Operations per token of a training step."""
     forward = forward_flops(shape, length)
     again = forward - 2 * shape.vocabulary * shape.width if checkpointing else 0.0
-    frozen = 2 * shape.active if shape.adapters else 0
-    return 3 * forward - frozen + again + 6 * shape.adapters
+    adapters = 2 * shape.adapters + 4 * shape.trained if shape.adapters else 0
+    return 3 * forward - 2 * shape.frozen + again + adapters
 
 
 def run_work(config: RunConfig, shape: ModelShape, tokens: Tokens) -> Work:
@@ -69,7 +72,7 @@ def run_work(config: RunConfig, shape: ModelShape, tokens: Tokens) -> Work:
     train = config.train
     per_epoch = math.ceil(len(tokens.train) / train.batch_size)
     steps = math.ceil(train.epochs * per_epoch)
-    passes = steps / per_epoch
+    epochs = steps / per_epoch
     padded_tokens, length = padded(tokens.train, micro_batch_size(train))
     timetable = Timetable.make(
         steps,
@@ -78,6 +81,7 @@ def run_work(config: RunConfig, shape: ModelShape, tokens: Tokens) -> Work:
         checkpoints=train.checkpoints,
         stops_early=config.stop_at_train_loss_of is not None,
     )
+    extra = passes(train) * train_flops(shape, length, checkpointing=train.gradient_checkpointing)
     watched = int(tokens.watched.sum()) * (1 + len(timetable.probe_steps))
     losses = sum(_forward(shape, lengths) for lengths in tokens.references.values())
     prefill = sum(_forward(shape, lengths) for lengths in tokens.prompts.values())
@@ -85,15 +89,16 @@ def run_work(config: RunConfig, shape: ModelShape, tokens: Tokens) -> Work:
     answers = sum(len(lengths) for lengths in tokens.prompts.values())
     return Work(
         steps=steps,
-        train_tokens=round(tokens.num_train * passes),
-        padded_tokens=round(padded_tokens * passes),
+        train_tokens=round(tokens.num_train * epochs),
+        padded_tokens=round(padded_tokens * epochs),
         watch_tokens=watched,
-        train_flops=padded_tokens * passes * train_flops(shape, length, checkpointing=train.gradient_checkpointing),
+        train_flops=padded_tokens * epochs * extra,
         watch_flops=_forward(shape, tokens.watched) * (1 + len(timetable.probe_steps)),
         forward_flops=losses + prefill,
         answers=answers,
         answer_tokens=answers * limit,
         decoding_steps=tuple(_decoding(config, shape, tokens.prompts)),
+        ranks=train.world_size,
     )
 
 
@@ -110,7 +115,7 @@ def seconds_on(one: Hardware, shape: ModelShape, work: Work, *, dtype: str, util
         read = size * (shape.active + rows * length * shape.layers * shape.cache_width)
         decoding += steps * max(read / (one.bandwidth * DECODING_UTILISATION), SECONDS_PER_LAYER * shape.layers)
     return {
-        "training": (work.train_flops + work.watch_flops) / rate,
+        "training": (work.train_flops / work.ranks + work.watch_flops) / rate,
         "evaluation": work.forward_flops / rate + decoding,
     }
 

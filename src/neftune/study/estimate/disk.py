@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from neftune.config import RunConfig
 from neftune.study.estimate.shapes import ModelShape
 from neftune.study.estimate.tokens import Tokens
+from neftune.study.estimate.training_cost import optimizer_bytes, trained_bytes, weight_bytes
 
 CHARACTERS_OF_AN_ANSWER = 4
 """Bytes per token of an answer."""
@@ -30,16 +31,18 @@ class Disk:
 
 def run_disk(config: RunConfig, shape: ModelShape, tokens: Tokens) -> Disk:
     """What one run writes."""
-    size = 4 if config.model.dtype == "float32" else 2
+    size, trained = weight_bytes(config.model), trained_bytes(config.model)
     limit = config.evaluate.max_new_tokens
     asked = sum(int(lengths.sum()) + len(lengths) * limit for lengths in tokens.prompts.values())
     asked += sum(int(lengths.sum()) for lengths in tokens.references.values())
     number = sum(len(lengths) for lengths in tokens.prompts.values())
-    written = shape.trained if shape.adapters else shape.parameters
+    written = trained * (shape.adapters or shape.parameters)
+    merged = (shape.parameters - shape.adapters) * size
+    model = trained * shape.adapters if config.model.quantization else merged
     # The trainer writes a third checkpoint before it removes the first of two.
     kept = min(3, config.train.checkpoints)
     return Disk(
         record=asked * CHARACTERS_OF_AN_ANSWER + number * SCORE_BYTES,
-        model=(shape.parameters - shape.adapters) * size if config.train.save_model else 0,
-        checkpoints=kept * (written + 2 * shape.trained) * size,
+        model=model if config.train.save_model else 0,
+        checkpoints=kept * (written + optimizer_bytes(config.train.optimizer, shape.sizes, trained)),
     )

@@ -2,22 +2,26 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from neftune.config import Recipe, RunConfig
+from neftune.records import PlannedRun
 from neftune.study.estimate.calibration import calibrate
 from neftune.study.estimate.compute import Work, run_work, seconds_on
 from neftune.study.estimate.disk import Disk, run_disk
 from neftune.study.estimate.evidence import Measured, earlier_runs, measured
 from neftune.study.estimate.machine import Machine
 from neftune.study.estimate.memory import Memory, run_memory, what_fits
-from neftune.study.estimate.plan import cost_key, plan_without_training
+from neftune.study.estimate.plan import cost_key, judged_runs, plan_without_training
 from neftune.study.estimate.schedule import wall_clock
 from neftune.study.estimate.shapes import ModelShape, model_shape
 from neftune.study.estimate.tokens import Tokens, run_tokens
 from neftune.study.stages import Choosing
+
+JUDGED_PART = "test"
+"""What `neftune judge --study` judges where no --part is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,7 @@ class RunEstimate:
         evidence: What the seconds rest on.
         fits: Whether a processor's memory is enough.
         remedies: Settings with which it would be.
+        stage: Of the study: "tune", "main" or "confirm".
     """
 
     config: RunConfig
@@ -43,6 +48,7 @@ class RunEstimate:
     evidence: str
     fits: bool
     remedies: Sequence[str] = ()
+    stage: str = "main"
 
     @property
     def total_seconds(self) -> float:
@@ -60,7 +66,7 @@ class StudyEstimate:
         stages: Runs by stage; of a stage to come, at most.
         done: Runs whose result is there already.
         kinds: (runs to do, one of them) for every kind of run, in the order of the plan.
-        slots: Runs at a time.
+        slots: Processes at a time; a run takes as many as it has ranks.
         wall_seconds: Until the last run is done; NaN where nothing is known.
         wall_range: (share of the peak, seconds until the last run is done) at two thirds and four thirds of the share
             that is assumed; empty where nothing is assumed.
@@ -83,7 +89,7 @@ class StudyEstimate:
         return sum(number for number, _ in self.kinds)
 
     def total(self, quantity: str) -> float:
-        """The sum over runs of a quantity of their work, or of "seconds", "record" and "model"."""
+        """The sum over runs of a quantity of their work, or of "seconds" (of every processor), "record" and "model"."""
         return sum(number * _quantity(one, quantity) for number, one in self.kinds)
 
     @property
@@ -115,18 +121,20 @@ def estimate_study(
     counts: Counter[str] = Counter()
     of_run: dict[str, str] = {}
     for run in left:
-        key = cost_key(run)
+        key = run.stage + cost_key(run)
         of_run[run.run_id] = key
         counts[key] += 1
         if key not in kinds:
             config = RunConfig.model_validate(run.config)
-            kinds[key] = estimate_run(config, machine, earlier, tokens_per_example=tokens_per_example)
+            one = estimate_run(config, machine, earlier, tokens_per_example=tokens_per_example)
+            kinds[key] = replace(one, stage=run.stage)
     slots = machine.processors
 
     def wall(seconds: Mapping[str, float]) -> float:
         each = {name: seconds[kind] for name, kind in of_run.items()}
+        takes = {name: kinds[kind].work.ranks for name, kind in of_run.items()}
         waves = ([run for run in wave if run.run_id in each] for wave in plan.waves)
-        return sum(wall_clock(wave, each, slots=slots) for wave in waves)
+        return sum(wall_clock(wave, each, slots=slots, takes=takes) for wave in waves)
 
     return StudyEstimate(
         name=recipe.name,
@@ -140,7 +148,7 @@ def estimate_study(
             (share, wall({kind: sum(_at(one, machine, share).values()) for kind, one in kinds.items()}))
             for share in _shares(machine)
         ],
-        notes=plan.notes,
+        notes=[*plan.notes, *_judging(plan.runs, of_run, kinds)],
     )
 
 
@@ -152,7 +160,7 @@ def estimate_run(
     tokens_per_example: float | None = None,
 ) -> RunEstimate:
     """One run's cost on a machine."""
-    shape = model_shape(config.model, config.data)
+    shape = model_shape(config.model, config.data, config.train.freeze)
     tokens = run_tokens(config, vocabulary=shape.vocabulary, tokens_per_example=tokens_per_example)
     work = run_work(config, shape, tokens)
     on_gpu = machine.one is not None
@@ -187,6 +195,26 @@ def _seconds(
     return speed.seconds(work), "measured: a few steps of this model on this machine, random weights"
 
 
+def _judging(runs: Sequence[PlannedRun], of_run: Mapping[str, str], kinds: Mapping[str, RunEstimate]) -> list[str]:
+    """That a model judges later, and how often; of runs that are done as of those to do."""
+    judged = judged_runs(runs, JUDGED_PART)
+    if not judged:
+        return []
+    known = {run.run_id: kinds[of_run[run.run_id]] for run in judged if run.run_id in of_run}
+    typical = next(iter(known.values()), None)
+    asks = sum(_prompts(known.get(run.run_id, typical)) for run in judged)
+    number = f", at most {asks:,} comparisons," if asks else ""
+    return [
+        f"not counted: what the judge costs. It compares {len(judged):,} runs with their baseline on the "
+        f"{JUDGED_PART} part{number} once the runs are done; `neftune judge --study NAME --dry-run` says its tokens, "
+        "and with --price-prompt and --price-completion its price."
+    ]
+
+
+def _prompts(one: RunEstimate | None) -> int:
+    return 0 if one is None else len(one.tokens.prompts.get(JUDGED_PART, ()))
+
+
 def _shares(machine: Machine) -> tuple[float, ...]:
     """Shares of the peak around the one that is assumed."""
     return () if machine.one is None else (machine.utilisation * 2 / 3, min(1.0, machine.utilisation * 4 / 3))
@@ -199,5 +227,5 @@ def _at(one: RunEstimate, machine: Machine, share: float) -> dict[str, float]:
 
 def _quantity(one: RunEstimate, quantity: str) -> float:
     if quantity == "seconds":
-        return one.total_seconds
+        return one.total_seconds * one.work.ranks
     return getattr(one.disk if quantity in ("record", "model") else one.work, quantity)

@@ -1,5 +1,6 @@
 """How fast runs like these were before, on this machine: the best evidence for how long the next ones take."""
 
+import heapq
 import json
 import os
 import platform
@@ -33,10 +34,14 @@ class Measured:
     benchmark_seconds: float
 
 
+NEWEST = 200
+"""Results that are read, the newest; a large store would take minutes, and old runs tell of old versions."""
+
+
 def earlier_runs(root: Path) -> list[dict[str, Any]]:
-    """What finished runs of this machine say of their time; a result that cannot be read is passed over."""
+    """What the newest runs of this machine say of their time; a result that cannot be read is passed over."""
     found: list[dict[str, Any]] = []
-    for path in sorted(root.glob("runs/*/result.json")):
+    for path in heapq.nlargest(NEWEST, root.glob("runs/*/result.json"), key=_when):
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             if values["versions"].get("machine") == MACHINE and "training" in values["seconds"]:
@@ -49,11 +54,17 @@ def earlier_runs(root: Path) -> list[dict[str, Any]]:
     return found
 
 
+def _when(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # removed meanwhile
+        return 0.0
+
+
 def measured(config: RunConfig, runs: Iterable[Mapping[str, Any]]) -> Measured | None:
     """How fast earlier runs of a configuration's kind were; None where there are none.
 
-    The kind: the same model, weights' type, adapter, data source, context, batch and checkpointing, and as long
-    answers. Medians over runs.
+    The kind: every setting that changes the cost of a training token or of an answer. Medians over runs.
     """
     kind = _kind(config.model_dump(mode="json"))
     alike = [run for run in runs if _kind(run["config"]) == kind and run["counts"].get("steps")]
@@ -70,15 +81,32 @@ def measured(config: RunConfig, runs: Iterable[Mapping[str, Any]]) -> Measured |
     )
 
 
-def _kind(config: Mapping[str, Any]) -> tuple[Any, ...]:
+def _kind(config: Mapping[str, Any]) -> str:
     model, data, train, evaluate = config["model"], config["data"], config["train"], config["evaluate"]
-    return (
-        *(model.get(name) for name in ("path", "dtype", "adapter")),
+    adapters = model.get("lora") if model.get("adapter") != "none" else None
+    settings = [
+        adapters,
+        *(model.get(name) for name in ("path", "dtype", "adapter", "quantization")),
         *(data.get(name) for name in ("source", "max_length")),
-        *(train.get(name) for name in ("batch_size", "micro_batch_size", "gradient_checkpointing")),
-        evaluate.get("max_new_tokens"),
-        json.dumps(evaluate.get("benchmarks"), sort_keys=True),
-    )
+        *(train.get(name, _OF_OLD.get(name)) for name in _TRAIN),
+        *(evaluate.get(name) for name in ("max_new_tokens", "batch_size", "benchmarks")),
+    ]
+    return json.dumps(settings, sort_keys=True)
+
+
+_TRAIN = (
+    "batch_size", "micro_batch_size", "gradient_checkpointing", "optimizer", "regularizers", "freeze", "world_size",
+    "loss_on", "evaluations", "num_clean_train", "num_clean_heldout",
+)  # fmt: skip
+
+_OF_OLD: dict[str, Any] = {
+    "optimizer": "adamw",
+    "regularizers": {},
+    "freeze": [],
+    "world_size": 1,
+    "loss_on": "response",
+}
+"""What results say that are older than these settings."""
 
 
 def _tokens_seen(run: Mapping[str, Any]) -> float:

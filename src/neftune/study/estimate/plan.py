@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from neftune.config import DataConfig, Recipe, RunConfig
-from neftune.records import PlannedRun, RunRecord, StudyResult, content_hash
+from neftune.config.run import LATER
+from neftune.records import PlannedRun, RunRecord, StudyResult, baseline_runs, content_hash
 from neftune.study.check import check_recipe, check_run
 from neftune.study.estimate.datasets import examples_at_hand
+from neftune.study.estimate.training_cost import OPTIMIZERS, unknown_regularizers
 from neftune.study.identity import code_version, evaluation_fingerprint, model_fingerprint
 from neftune.study.plan import Identify, Planner
 from neftune.study.stages import Choosing, plan_so_far
@@ -152,9 +154,14 @@ def _record(run: PlannedRun) -> RunRecord:
     return RunRecord(run.run_id, run.config, (), None, 0.0, {}, {}, {}, {}, {}, "")
 
 
+FREE = ("learning_rate", "schedule", "warmup_ratio", "min_lr_ratio", "decay_ratio", "weight_decay", "max_grad_norm")
+"""Settings of training that cost nothing."""
+
+
 def cost_key(run: PlannedRun) -> str:
-    """What two runs of equal cost have in common: all settings but the seed and how much noise there is."""
+    """What two runs of equal cost have in common: all settings but seed, amount of noise and `FREE`."""
     config = dict(run.config)
+    config["train"] = {name: value for name, value in config["train"].items() if name not in FREE}
     noise = {name: value for name, value in config.pop("noise").items() if name not in ("alpha", "nsr")}
     stops = config.pop("stop_at_train_loss_of") is not None
     asks = config["evaluate"]["variants"] and (run.is_baseline or config["evaluate"]["variants_of"] == "all")
@@ -163,22 +170,36 @@ def cost_key(run: PlannedRun) -> str:
 
 
 def _one_of_each(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """One run of every cost."""
-    return list({cost_key(run): run for run in runs}.values())
+    """One run of all those that differ in seed and amount of noise alone."""
+    free = ({name: run.config["train"].get(name) for name in FREE} for run in runs)
+    return list({cost_key(run) + json.dumps(settings): run for run, settings in zip(runs, free, strict=True)}.values())
 
 
 def _uncounted(configs: Sequence[RunConfig]) -> list[str]:
-    """What the estimate takes for something else, a sentence; empty where nothing is."""
+    """What the estimate leaves out or takes for something else, a sentence; empty where nothing is."""
+    own = sorted({name for one in configs for name in unknown_regularizers(one.train)})
+    other = sorted({one.train.optimizer for one in configs} - {*OPTIMIZERS})
     asked = {
-        "train.optimizer (memory is AdamW's)": any(one.train.optimizer != "adamw" for one in configs),
-        "train.regularizers (their extra passes)": any(one.train.regularizers for one in configs),
-        "train.freeze (everything is taken as trained)": any(one.train.freeze for one in configs),
-        "train.world_size (a run is taken to use one processor)": any(one.train.world_size > 1 for one in configs),
-        "model.quantization (weights are taken as 16 or 32 bits)": any(one.model.quantization for one in configs),
+        f"the states of {', '.join(other)} (taken as AdamW's)": bool(other),
+        f"what the regularisers {', '.join(own)} add": bool(own),
+        "the exchange of gradients between ranks": any(one.train.world_size > 1 for one in configs),
+        "DoRA's norms of whole weights": any(one.model.adapter == "dora" for one in configs),
+        "making quantised weights whole again (time)": any(one.model.quantization for one in configs),
         "evaluate.benchmarks": any(one.evaluate.benchmarks.tasks for one in configs),
     }
     names = [name for name, is_asked in asked.items() if is_asked]
     return [f"not counted: {'; '.join(names)}."] if names else []
+
+
+def judged_runs(runs: Sequence[PlannedRun], part: str) -> list[PlannedRun]:
+    """Runs whose answers of a part a model will compare with those of their baseline."""
+    configs = {run.run_id: run.config["evaluate"] for run in runs}
+    twins = baseline_runs(StudyResult({}, tuple(runs), {}, {}))
+    return [
+        run
+        for run in runs
+        if run.run_id in twins and configs[run.run_id]["judge"] == LATER and part in configs[run.run_id]["parts"]
+    ]
 
 
 def _without_benchmarks(config: RunConfig) -> RunConfig:

@@ -3,7 +3,8 @@
 import contextlib
 import functools
 import warnings
-from collections.abc import Generator
+from collections import Counter
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -12,6 +13,8 @@ import torch
 
 from neftune.config import DataConfig, ModelConfig
 from neftune.errors import ModelError
+from neftune.study.estimate.training_cost import Trained
+from neftune.training.freezing import frozen
 from neftune.training.models import MICROWORLD, quiet_transformers
 
 if TYPE_CHECKING:
@@ -29,7 +32,11 @@ class ModelShape:
         adapters: Those of adapters.
         active: Weights that a token is multiplied with: every linear layer, the output layer too where it is tied; of
             experts the share that a token visits.
-        quantised: Weights that 4-bit quantisation would store in half a byte: linear layers but the output layer.
+        frozen: Of the active ones of the base, those that need no gradient of their own.
+        quantised: Weights that quantisation covers: linear layers but the output layer.
+        quantised_rows: Their rows.
+        sizes: Shapes of what is trained.
+        head_trained: Whether the output layer is.
         layers, width, vocabulary: Blocks, hidden size, rows of the output layer.
         attention_width: Heads times their width.
         cache_width: Numbers kept per token and block while answering: keys and values.
@@ -41,7 +48,11 @@ class ModelShape:
     trained: int
     adapters: int
     active: int
+    frozen: int
     quantised: int
+    quantised_rows: int
+    sizes: tuple[Trained, ...]
+    head_trained: bool
     layers: int
     width: int
     vocabulary: int
@@ -50,13 +61,19 @@ class ModelShape:
     context: int | None
 
 
-def model_shape(model: ModelConfig, data: DataConfig) -> ModelShape:
+def model_shape(model: ModelConfig, data: DataConfig, freeze: Sequence[str] = ()) -> ModelShape:
     """The shape of a run's model.
 
+    Args:
+        model: Its path and adapters.
+        data: Decides what "microworld" is.
+        freeze: Parts that are not trained.
+
     Raises:
+        ConfigError: It has no such part.
         ModelError: There is no config, or it is none of a causal language model.
     """
-    return _shape(model.model_dump_json(), model_config(model, data).to_json_string(use_diff=False))
+    return _shape(model.model_dump_json(), model_config(model, data).to_json_string(use_diff=False), tuple(freeze))
 
 
 def model_config(model: ModelConfig, data: DataConfig) -> Any:
@@ -131,24 +148,37 @@ def meta_model(config: Any, dtype: str) -> "PreTrainedModel":
 
 
 @functools.lru_cache(maxsize=64)
-def _shape(model_json: str, config_json: str) -> ModelShape:
+def _shape(model_json: str, config_json: str, freeze: tuple[str, ...]) -> ModelShape:
     model = ModelConfig.model_validate_json(model_json)
     network: Any = meta_model(config_from_json(config_json), model.dtype)
     config = network.config.get_text_config()
-    active, quantised = _active(network, config)
     heads = int(config.num_attention_heads)
     head_width = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
     kept = int(getattr(config, "num_key_value_heads", None) or heads)
     output = network.get_output_embeddings()
     base = sum(parameter.numel() for parameter in network.parameters())
+    active, _ = _active(network, config)
+    linear = _linear(network)
+    quantised, rows = (
+        sum(one.weight.shape[0] if is_row else one.weight.numel() for one in linear) for is_row in (0, 1)
+    )
     adapted = _adapted(network, model) if model.adapter != "none" else network
+    with frozen(adapted, freeze):
+        trained = [one for one in adapted.parameters() if one.requires_grad]
+        active, frozen_weights = _active(network, config) if model.adapter == "none" else (active, active)
+        sizes = _sizes(adapted)
+        head_trained = output.weight.requires_grad
     return ModelShape(
         name=type(network).__name__,
         parameters=sum(parameter.numel() for parameter in adapted.parameters()),
-        trained=sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad),
+        trained=sum(parameter.numel() for parameter in trained),
         adapters=sum(parameter.numel() for parameter in adapted.parameters()) - base,
         active=active,
+        frozen=frozen_weights,
         quantised=quantised,
+        quantised_rows=rows,
+        sizes=sizes,
+        head_trained=head_trained,
         layers=int(config.num_hidden_layers),
         width=int(config.hidden_size),
         vocabulary=int(output.weight.shape[0]),
@@ -170,21 +200,37 @@ def config_from_json(text: str) -> Any:
 
 
 def _active(network: Any, config: Any) -> tuple[int, int]:
-    """Weights a token is multiplied with, and those of them that 4-bit quantisation covers."""
+    """Weights a token is multiplied with, and those of them that are frozen."""
+    weights = [module.weight for module in _linear(network)] + [network.get_output_embeddings().weight]
+    experts = [one for name, one in network.named_parameters() if one.ndim == 3 and "experts" in name]
+    number = next(
+        (getattr(config, name) for name in ("num_local_experts", "num_experts", "n_routed_experts")
+         if getattr(config, name, None)), 1,
+    )  # fmt: skip
+    visited = getattr(config, "num_experts_per_tok", None) or number
+
+    def count(is_frozen: bool) -> int:
+        plain, of_experts = (
+            sum(one.numel() for one in group if not (is_frozen and one.requires_grad)) for group in (weights, experts)
+        )
+        return plain + of_experts * int(visited) // int(number)
+
+    return count(False), count(True)
+
+
+def _linear(network: Any) -> list[Any]:
+    """Linear layers but the output layer."""
     from transformers.pytorch_utils import Conv1D
 
     output = network.get_output_embeddings()
-    linear = [module for module in network.modules() if isinstance(module, torch.nn.Linear | Conv1D)]
-    inner = sum(module.weight.numel() for module in linear if module is not output)
-    experts = sum(p.numel() for name, p in network.named_parameters() if p.ndim == 3 and "experts" in name)
-    if experts:
-        number = next(
-            (getattr(config, name) for name in ("num_local_experts", "num_experts", "n_routed_experts")
-             if getattr(config, name, None)), 1,
-        )  # fmt: skip
-        visited = getattr(config, "num_experts_per_tok", None) or number
-        inner += experts * int(visited) // int(number)
-    return inner + int(output.weight.numel()), inner
+    return [one for one in network.modules() if isinstance(one, torch.nn.Linear | Conv1D) and one is not output]
+
+
+def _sizes(network: Any) -> tuple[Trained, ...]:
+    """Shapes of what is trained, a tied matrix once."""
+    tables = {id(one.weight) for one in network.modules() if isinstance(one, torch.nn.Embedding)}
+    trained = ((tuple(one.shape), id(one) in tables) for one in network.parameters() if one.requires_grad)
+    return tuple(Trained(*key, number) for key, number in Counter(trained).items())
 
 
 def _adapted(network: Any, model: ModelConfig) -> Any:
