@@ -11,7 +11,7 @@ from neftune.recipe import read_recipe, validate, with_overrides
 from neftune.study.arms import arms_of, run_config, settings_of
 from neftune.study.check import check_recipe, check_run
 from neftune.study.identity import model_fingerprint, versions
-from neftune.study.plan import run_id
+from neftune.study.plan import Identify, run_id
 from neftune.training.regularizers import regularizers
 from tests.evaluation.benchmarks.published_rows import write_published
 
@@ -102,6 +102,17 @@ def test_only_runs_that_use_a_library_depend_on_its_version():
     assert "bitsandbytes" not in versions(plain)
     for run in (lion, nf4):
         assert model_fingerprint(run) == f"somewhere/model bitsandbytes {versions(run)['bitsandbytes']}"
+
+
+@pytest.mark.parametrize("order", [("adamw", "lion"), ("lion", "adamw")])
+def test_a_planned_run_has_the_id_that_its_worker_finds(order: tuple[str, str]):
+    prints = {"data_fingerprint": lambda _: "d", "model_fingerprint": model_fingerprint, "code_version": "c"}
+    together = Identify(**prints)
+    path = "somewhere/model"
+    runs = [RunConfig(model=ModelConfig(path=path), train=TrainConfig(optimizer=one)) for one in order]
+    runs.append(RunConfig(model=ModelConfig(path=path, adapter="lora", quantization="nf4")))
+    # The worker knows its own run alone.
+    assert [together(run) for run in runs] == [Identify(**prints)(run) for run in runs]
 
 
 def test_every_arm_of_the_recipe_of_combinations_can_run():

@@ -107,6 +107,32 @@ def test_control_waits_for_its_noisy_twin_of_the_same_seed_and_block():
         ({"arms": [{}, {"noise.alfa": 5}]}, r"'noise\.alfa'.*Did you mean 'noise\.alpha'"),
         ({"arms": [{}, {"data.source": "x"}]}, "Put it under blocks"),
         ({"nuisance": {"noise.alpha": [0, 1]}}, "belongs to one kind of axis"),
+        ({"nuisance": {"noise.nsr": [0, 1]}}, r"tells it from the baseline, got noise\.nsr in study\.nuisance"),
+        ({"blocks": {"noise.nsr": [0, 1]}}, r"tells it from the baseline, got noise\.nsr in study\.blocks"),
+        ({"nuisance": {"data.seed": [0, 1]}}, "changes what is asked"),
+        (
+            {"arms": [{"noise.alpha": 0}, {"train.epochs": 5}], "nuisance": {"train.epochs": [1, 2]}},
+            r"got train\.epochs in study\.arms and study\.nuisance",
+        ),
+        (
+            {"arms": [{"noise.alpha": 0}, {"train.epochs": 5}], "blocks": {"train.epochs": [1, 2]}},
+            r"got train\.epochs in study\.arms and study\.blocks",
+        ),
+        (
+            {"search": {"knob": "noise.nsr", "refine": 0}, "nuisance": {"noise.nsr": [1, 2]}},
+            r"got noise\.nsr in study\.search and study\.nuisance",
+        ),
+        (
+            {"confirm_seeds": [9], "controls": [{"match": {"noise.alpha": 5}}]},
+            "the twin of the arm that will be chosen",
+        ),
+        (
+            {
+                "arms": [{"noise.alpha": 0}, {"train.batch_size": 8}, {"evaluate.batch_size": 8}],
+                "nuisance": {"train.learning_rate": [1e-4, 2e-4]},
+            },
+            "names of their own",
+        ),
         ({"nuisance": {"train.lr": [0.1]}}, "Did you mean"),
         ({"nuisance": {"train.learning_rate": []}}, "one or more different values"),
         ({"search": {"knob": "noise.nsr"}}, "confirmed on fresh seeds"),

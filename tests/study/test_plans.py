@@ -108,3 +108,8 @@ def test_a_broken_plan_is_planned_anew(store: Store):
         store.read_study("s")
     store.write_study("s", recipe(), [run("a"), run("b", 1)])
     assert set(store.read_study("s").records) == {"a"}
+
+
+def test_another_regularizer_is_another_setting():
+    before, now = ({"train": {"regularizers": one}} for one in ({}, {"dropout": 0.1}))
+    assert changes(before, now) == {"train.regularizers": ({}, {"dropout": 0.1})}

@@ -116,6 +116,11 @@ class StudyConfig(Knobs):
                 "study.search is the whole design of its study, got scientific or arms beside it. Give other knobs "
                 "under blocks, or make a study of their own."
             )
+        if self.confirm_seeds and (matched := [control.match for control in self.controls if control.match]):
+            raise ValueError(
+                "a control of a study with confirm_seeds is the twin of the arm that will be chosen, got match "
+                f"{matched[0]}. Leave match out."
+            )
         if self.search.knob and self.search.refine and not self.confirm_seeds:
             raise ValueError(
                 "study.search with refine picks the best of what it saw, so the pick must be confirmed on fresh seeds: "

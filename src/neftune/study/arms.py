@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from neftune.config import KnobValue, NoiseConfig, Recipe, RunConfig
+from neftune.config import KnobValue, NoiseConfig, Recipe, RunConfig, StudyConfig
 from neftune.errors import ConfigError
 from neftune.recipe import knob_names, mapping_knobs, validate, with_overrides
 from neftune.records import content_hash
@@ -178,9 +178,27 @@ def _check_axes(recipe: Recipe) -> None:
     for where, knob in [*named, *(("study.arms", knob) for arm in study.arms for knob in arm)]:
         if knob not in known and not any(knob.startswith(f"{group}.") for group in open_groups):
             raise ConfigError(unknown_name(f"a knob of {where}", knob, known))
-    for knob in {knob for arm in study.arms for knob in arm} & set(BLOCK_KNOBS):
+    for knob in ({knob for arm in study.arms for knob in arm} | set(study.nuisance)) & set(BLOCK_KNOBS):
         raise ConfigError(f"{knob} changes what is asked, so arms cannot be compared over it. Put it under blocks.")
     _check_values(axes)
+    _check_overruled(study)
+
+
+def _check_overruled(study: StudyConfig) -> None:
+    """Refuse a nuisance or block knob that arms would overrule, or that would give the baseline noise."""
+    owners = {"arms": {knob for arm in study.arms for knob in arm}, "search": {study.search.knob}}
+    for kind, knobs in (("nuisance", study.nuisance), ("blocks", study.blocks)):
+        for knob in knobs:
+            if owner := next((name for name, owned in owners.items() if knob in owned), None):
+                raise ConfigError(
+                    f"a knob belongs to one kind of axis, got {knob} in study.{owner} and study.{kind}, which would be "
+                    f"ignored. Remove it from one of them."
+                )
+            if knob in ("noise.alpha", "noise.nsr"):
+                raise ConfigError(
+                    f"how much noise an arm has tells it from the baseline, got {knob} in study.{kind}. Put it under "
+                    "study.scientific, arms or search."
+                )
 
 
 def _check_values(axes: Mapping[str, Mapping[str, Sequence[KnobValue]]]) -> None:

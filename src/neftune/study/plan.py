@@ -33,13 +33,19 @@ class Identify:
         # Settings are told apart by their text, as they hold lists.
         self._data = functools.cache(_of_text(DataConfig, data_fingerprint))
         self._evaluation = functools.cache(_of_text(EvaluateConfig, evaluation_fingerprint))
-        self._models: dict[tuple[str, str], str] = {}
+        self._models: dict[tuple[str, ...], str] = {}
         self._model = model_fingerprint
         self._code = code_version
 
     def __call__(self, config: RunConfig) -> str:
         """The run's id."""
-        model = config.model.path, config.data.model_dump_json()
+        # The fingerprint names the libraries of the optimiser and of quantised weights too.
+        model = (
+            config.model.path,
+            config.data.model_dump_json(),
+            config.train.optimizer,
+            config.model.quantization or "",
+        )
         if model not in self._models:
             self._models[model] = self._model(config)
         return run_id(

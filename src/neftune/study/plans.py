@@ -117,7 +117,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tupl
     return found
 
 
-_AXES = ("scientific", "blocks", "nuisance", "harm_tolerance")
+_AXES = ("scientific", "blocks", "nuisance", "harm_tolerance", "regularizers")
 """Settings that are mappings themselves."""
 
 

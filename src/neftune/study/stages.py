@@ -116,10 +116,10 @@ class _Staging:
                 self._refine(found)
             else:
                 self._confirm(found)
-        self._check_names()
         return self._so_far()
 
     def _so_far(self, *to_come: Stage) -> SoFar:
+        self._check_names()
         return SoFar(tuple(self.planned), to_come, tuple(dict.fromkeys(self.notes)))
 
     def _tuned(self) -> bool:
