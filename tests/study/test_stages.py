@@ -1,17 +1,20 @@
 """Later stages follow from what earlier ones found, and from nothing else."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from neftune.analysis.choosing import HeldOut
 from neftune.analysis.effects import study_effects
 from neftune.analysis.verdict import decide
 from neftune.config import Recipe, RunConfig
 from neftune.errors import StudyError
 from neftune.recipe import validate
-from neftune.records import StudyResult
-from tests.staged import Loss, plan_of, play
+from neftune.records import PlannedRun, RunRecord, Scores, StudyResult
+from neftune.report.summary import terminal_summary
+from tests.staged import Loss, plan_of, play, record_of
 
 
 def recipe_of(study: dict[str, Any], **sections: Any) -> Recipe:
@@ -110,6 +113,26 @@ def test_a_search_is_spaced_by_the_logarithm_and_refined_around_the_best():
     assert names(result, "confirm") == ["baseline", "alpha=3.16"]
 
 
+def test_choices_are_made_on_the_held_out_part_alone():
+    """An arm that is best on all other parts is not chosen."""
+    planned = plan_of(recipe_of({"scientific": {"noise.alpha": [0, 5, 10]}})).planned
+
+    def asked(run: PlannedRun) -> RunRecord:
+        record = record_of(run, 2.0)
+        scores = {
+            part: Scores(one.example_ids, {"loss": tuple(value - (run.arm == best) for value in one.values["loss"])})
+            for part, one in record.scores.items()
+            for best in ["alpha=10" if part == "heldout" else "alpha=5"]
+        }
+        return replace(record, scores=scores)
+
+    result = StudyResult({}, planned, {run.run_id: asked(run) for run in planned}, {})
+    gains = HeldOut().gains(result, "loss")
+    assert gains == {("", "alpha=5"): pytest.approx(0, abs=1e-3), ("", "alpha=10"): pytest.approx(1, abs=1e-3)}
+    levels = {run.arm: HeldOut().level(result.records[run.run_id], "loss") for run in planned if run.seed == 0}
+    assert max(levels, key=lambda arm: levels[arm]) == "alpha=10"
+
+
 def test_before_the_confirmation_nothing_sees_the_test_part_and_after_it_seeds_are_fresh():
     _, result = play(recipe_of(SEARCH), valley(3.0))
     for run in result.planned:
@@ -166,6 +189,43 @@ def test_a_confirmed_factorial_arm_is_judged_against_the_same_arm_without_noise(
     assert [one.estimate for one in effects] == [pytest.approx(-0.1)]
 
 
+def test_a_confirmed_run_keeps_the_nuisance_setting_of_its_own_arm():
+    study = {**TUNED, "scientific": {"noise.alpha": [0, 5]}, "confirm_seeds": [100]}
+    _, result = play(recipe_of(study), best_rate_depends_on_the_noise)
+    rates = {run.arm: run.config["train"]["learning_rate"] for run in result.planned if run.stage == "confirm"}
+    assert rates == {"baseline": 1e-4, "alpha=5": 1e-3}
+
+
+def test_a_grid_confirms_one_arm_for_all_blocks_the_best_by_their_mean():
+    gains = {(0, 5): 0.1, (0, 10): 0.3, (1, 5): 0.5, (1, 10): 0.2}
+    study = {"scientific": {"noise.alpha": [0, 5, 10]}, "blocks": {"data.seed": [0, 1]}, "confirm_seeds": [100]}
+    _, result = play(
+        recipe_of({**study, "seeds": [0, 1]}), lambda config: 2 - gains.get((config.data.seed, int(alpha(config))), 0)
+    )
+    # In world 0 alone, 10 is better.
+    assert names(result, "confirm") == ["baseline", "alpha=5"]
+
+
+def test_an_arm_that_lost_a_run_is_not_confirmed():
+    def loss(config: RunConfig) -> float | None:
+        return None if alpha(config) == 10 and config.seed == 1 else 2 - alpha(config) / 100
+
+    study = {"scientific": {"noise.alpha": [0, 5, 10]}, "confirm_seeds": [100], "seeds": [0, 1]}
+    _, result = play(recipe_of(study), loss)
+    assert names(result, "confirm") == ["baseline", "alpha=5"]
+
+
+def test_a_factorial_confirms_the_best_arm_and_not_the_one_whose_noise_adds_most():
+    study = {"scientific": {"noise.alpha": [0, 5], "train.weight_decay": [0, 0.1]}, "confirm_seeds": [9, 10]}
+
+    def loss(config: RunConfig) -> float:
+        noise, decay = bool(alpha(config)), bool(config.train.weight_decay)
+        return 2 - 0.1 * noise - 0.3 * decay + 0.05 * noise * decay
+
+    _, result = play(recipe_of(study), loss)
+    assert names(result, "confirm") == ["alpha=0, weight_decay=0.1", "alpha=5, weight_decay=0.1"]
+
+
 def test_without_confirmation_a_factorial_chooses_the_best_and_judges_its_noise():
     study = {"scientific": {"noise.alpha": [0, 5], "train.weight_decay": [0, 0.1]}}
 
@@ -178,6 +238,9 @@ def test_without_confirmation_a_factorial_chooses_the_best_and_judges_its_noise(
     # The noise adds more where there is no decay, but the best model has both.
     assert verdict.arm == "alpha=5, weight_decay=0.1"
     assert [one.estimate for one in verdict.judged] == [pytest.approx(-0.05)]
+    assert "its loss differs from alpha=0, weight_decay=0.1 by -0.05" in verdict.sentence
+    assert any(reason.startswith("Compared with alpha=0, weight_decay=0.1 throughout") for reason in verdict.reasons)
+    assert "alpha=5, weight_decay=0.1 minus alpha=0, weight_decay=0.1, 95%" in terminal_summary(result)
 
 
 def test_controls_are_twins_of_the_confirmed_arm():

@@ -11,6 +11,7 @@ from neftune.analysis.wording import (
     metric_phrase,
     number,
     place,
+    reference_phrase,
     sample_phrase,
     sentence_case,
     unsigned,
@@ -66,7 +67,7 @@ def verdict_sentence(
     if not judged:
         return f"No evidence for {arm}: its {metric} could not be computed on the test part."
     numbers = "; ".join(f"{interval_phrase(e, rule.confidence)}{place(e)}" for e in judged)
-    from_what = "even" if rule.judge_by in ("win_rate", "lc_win_rate") else "the baseline"
+    from_what = "even" if rule.judge_by in ("win_rate", "lc_win_rate") else reference_phrase(judged)
     samples = "; ".join(dict.fromkeys(sample_phrase(e) for e in judged))
     said = f"on the test part its {metric} differs from {from_what} by {numbers} ({samples})"
     if kind == "use":
@@ -147,6 +148,8 @@ def _judged_reasons(judged: Sequence[Effect], rule: Decision, *, num_arms: int) 
         f"{interval_phrase(e, rule.confidence)} ({sample_phrase(e)}). {could_have_seen([e], rule, num_arms=num_arms)}"
         for e in judged
     ]
+    if any(e.against != "baseline" for e in judged):
+        said.append(f"Compared with {reference_phrase(judged)} throughout, win rates too: what is judged is the noise.")
     if any(e.num_seeds < 2 for e in judged):
         said.append("One seed: the interval says nothing about another training run, so the noise is not judged.")
     return said

@@ -1,6 +1,7 @@
 """How effects are said in a sentence."""
 
 import math
+from collections.abc import Sequence
 
 from neftune.analysis.effects import Effect
 from neftune.analysis.metrics import POINTS
@@ -68,3 +69,9 @@ def sample_phrase(effect: Effect) -> str:
     """``3 seeds, 60 examples``."""
     seeds = f"{effect.num_seeds} seed{'s' if effect.num_seeds != 1 else ''}"
     return f"{seeds}, {effect.num_examples} example{'s' if effect.num_examples != 1 else ''}"
+
+
+def reference_phrase(effects: Sequence[Effect]) -> str:
+    """The arm that others are compared with here: "the baseline", or the same arm without its noise by its name."""
+    names = dict.fromkeys("the baseline" if effect.against == "baseline" else effect.against for effect in effects)
+    return " and ".join(names) or "the baseline"

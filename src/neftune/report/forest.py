@@ -71,8 +71,16 @@ def forest(evidence: Evidence, kind: Kind) -> Figure | None:
     signs = ("circles", "open diamonds", "squares", "open triangles", "crosses", "open stars")
     key = ", ".join(f"{sign}: {block_title(block)}" for sign, block in zip(signs, blocks, strict=False))
     caption = f"Difference from the baseline on the test part with its {evidence.confidence} interval. "
+    caption += _partners(evidence)
     caption += (f"{key[0].upper()}{key[1:]}. " if len(blocks) > 1 else "") + kind.caption
     return Figure(f"forest-{kind.name}", kind.title, caption.strip(), panels) if panels else None
+
+
+def _partners(evidence: Evidence) -> str:
+    """What "the baseline" of a row is where it is not the study's."""
+    if all(effect.against == "baseline" for effect in evidence.effects):
+        return ""
+    return "Of an arm with noise it is the same arm without it, where the study has that. "
 
 
 def _panel(evidence: Evidence, name: str, effects: Sequence[Effect]) -> Panel:
@@ -150,6 +158,7 @@ def effects_table(evidence: Evidence, kind: Kind, *, part: str = "test") -> Tabl
     ]
     groups = tuple(Group(_heading(name, part), tuple(_rows(evidence, name, part))) for name in kind.metrics)
     caption = f"{kind.title}: means and differences from the baseline on the {PARTS[part]} part"
+    caption += f". {_partners(evidence)}".rstrip(" .")
     return Table(f"effects-{kind.name}-{part}", caption, tuple(columns), tuple(g for g in groups if g.rows))
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from neftune.analysis.effects import find_effects
+from neftune.analysis.wording import reference_phrase
 from neftune.report import numbers
 from neftune.report.evidence import Evidence
 from neftune.report.metrics import metric_of
@@ -92,7 +93,8 @@ def glance_table(evidence: Evidence) -> Table | None:
     columns += [Column(block_title(block) or "difference", f"{evidence.confidence} interval") for block in blocks]
     rows = [row for name in wanted if (row := tuple(_glance(evidence, arm, name, blocks)))]
     seeds = numbers.count(len(evidence.overview.seeds), "seed")
-    caption = f"{arm.name} beside the baseline: difference, and the means that it is between ({seeds})"
+    partner = reference_phrase(evidence.verdict.judged)
+    caption = f"{arm.name} beside {partner}: difference, and the means that it is between ({seeds})"
     return Table("glance", caption, tuple(columns), one_group(rows))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from neftune._version import __version__
 from neftune.analysis.benchmark_effects import benchmark_effects
 from neftune.analysis.factorial import Factorial
+from neftune.analysis.wording import reference_phrase
 from neftune.records import StudyResult
 from neftune.report import numbers
 from neftune.report.benchmarks import benchmarks_table
@@ -48,7 +49,8 @@ def terminal_summary(result: StudyResult) -> str:
     lines = [*_verdict_lines(evidence), "", *_means_lines(evidence)]
     glance, failures = glance_table(evidence), lost_runs(evidence.study)[0]
     if glance is not None:
-        heading = f"{evidence.verdict.arm} minus the baseline, {evidence.confidence} intervals:"
+        partner = reference_phrase(evidence.verdict.judged)
+        heading = f"{evidence.verdict.arm} minus {partner}, {evidence.confidence} intervals:"
         lines += ["", *_wrapped(heading), *_glance_lines(glance)]
     lines += _section("Dose and response:", dose_sentences(evidence))
     lines += _section(f"Main effects and interactions, {evidence.confidence} intervals:", factorial_lines(evidence))
