@@ -65,6 +65,12 @@ def test_variants_that_cannot_be_asked():
         check_run(RunConfig.model_validate({"evaluate": {"variants": ["lonk"]}}))
 
 
+def test_variants_that_only_a_confirmation_asks_are_checked_before_the_first_run():
+    recipe = {"name": "x", "evaluate": {"variants": ["lonk"]}, "study": {"confirm_seeds": [100]}}
+    with pytest.raises(UnknownNameError, match="Did you mean 'long'"):
+        check_recipe(Recipe.model_validate(recipe))
+
+
 def test_benchmarks_are_read_before_the_first_run(tmp_path):
     def check(**benchmarks: object) -> None:
         check_run(RunConfig.model_validate({"evaluate": {"benchmarks": benchmarks}}))

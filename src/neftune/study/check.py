@@ -50,13 +50,17 @@ def check_recipe(recipe: Recipe) -> None:
     """Refuse a study that could choose nothing, or judge nothing.
 
     Raises:
-        ConfigError: The part on which choices are made, or the one that is judged, is not evaluated.
+        ConfigError: The part on which choices are made, or the one that is judged, is not evaluated, or a control
+            variant cannot be asked.
+        UnknownNameError: A control variant is in no registry.
     """
     if not {"heldout", "test"} <= set(recipe.evaluate.parts):
         raise ConfigError(
             "evaluate.parts must have heldout (choices are made on it) and test (judged on), "
             f"got {recipe.evaluate.parts}."
         )
+    # Before a confirmation no run is asked under variants, and what is wrong with them would be found at its end.
+    _check_variants(RunConfig(evaluate=recipe.evaluate))
 
 
 def _check_training(config: RunConfig) -> None:
