@@ -28,7 +28,7 @@ RANKS = "ranks"
 """Folder within the run's where its ranks leave what they have to say."""
 
 ATTEMPTS = 2
-"""How often the ranks of a run are started when one of them is killed."""
+"""How often the ranks of a run on one machine are started when one of them is killed."""
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_TO_END = 10
@@ -118,7 +118,8 @@ def _start(config: RunConfig, folder: Path, nodes: Nodes, report: Report) -> Non
         if code == 0:
             return
         error = _error(folder, config.train.world_size, nodes, code)
-        if not isinstance(error, RankDiedError) or attempt == ATTEMPTS:
+        if not isinstance(error, RankDiedError) or attempt == ATTEMPTS or nodes.count > 1:
+            # Other machines know nothing of another start here: this one would wait for them for ever.
             raise error
         _log(folder, f"{error} Starting its ranks again.")
 

@@ -1,4 +1,4 @@
-"""Tasks on a Ray cluster, one a run; results come through the folder that all nodes share.
+"""Tasks on a Ray cluster, one a run or a placement group of them; results come through the folder that all nodes share.
 
 Ray only says where a run goes: the store says what is done, and its claims keep two drivers apart.
 """
@@ -7,15 +7,17 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from neftune.errors import ConfigError, MissingExtraError, WorkError
 from neftune.records import Failure, PlannedRun
+from neftune.study.executors.group import Group, Outcome
 from neftune.study.executors.local import slots_here
 from neftune.study.executors.protocol import Perform, Watch
 from neftune.study.executors.resources import Resources, largest_world, refuse, world_size
@@ -53,11 +55,11 @@ def on_ray(
 
 def _drive(line: Line, tasks: "_Tasks", watch: Watch) -> None:
     while not line.is_over:
-        while run := line.start_next(tasks.room()):
+        while run := line.start_next(tasks.room(line.status)):
             tasks.submit(run)
         watch(line.status)
-        for run, reference in tasks.finished():
-            tasks.land(line, run, reference)
+        for run, outcome in tasks.finished():
+            tasks.land(line, run, outcome)
 
 
 @contextmanager
@@ -131,41 +133,52 @@ class _Tasks:
         self.store = store
         self.perform = perform
         self.flights: dict[Any, PlannedRun] = {}
+        self.groups: list[Group] = []
         self.nodes = self._nodes()
         self.counted = self.had_nodes = time.monotonic()
         asked = resources.gpus_per_run
         has_gpus = any(node.gpus for node in self.nodes)
         self.gpus = (1.0 if has_gpus else 0.0) if asked is None else asked
         # No retries of Ray's own: a run that kills its worker must not be tried for ever.
-        self.task = ray.remote(max_retries=0, scheduling_strategy="SPREAD")(_task)
+        self.task = ray.remote(max_retries=0, scheduling_strategy="SPREAD")(_alone)
 
     def check_room(self, largest: int) -> None:
-        """Refuse a run that no node can take; Ray would wait for one for ever.
+        """Refuse a run that the nodes cannot take; Ray would wait for one for ever.
 
         Raises:
-            ConfigError: The largest run fits on no node.
+            ConfigError: The largest run does not fit on the nodes.
         """
         if self.gpus and self.gpus < 1 and largest > 1:
             raise ConfigError(
                 f"a run of {largest} processes needs a whole GPU for each, got --gpus-per-run {self.gpus:g}. Use 1."
             )
-        if max((self._fit(node) for node in self.nodes), default=0) < largest:
-            cpus, gpus = largest * self.resources.threads, largest * self.gpus
-            found = ", ".join(sorted({f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in self.nodes}))
+        if self.resources.workers and self.resources.workers < largest:
             raise ConfigError(
-                f"a run needs a node with {cpus} CPUs and {gpus:g} GPUs, got nodes with {found or 'nothing'}. "
-                "Use fewer --threads, a smaller --gpus-per-run or train.world_size, or larger nodes."
+                f"a run of {largest} processes needs as many workers, got --workers {self.resources.workers}. "
+                "Use more, or leave it out."
+            )
+        if self._share(largest) is None:
+            cpus, gpus = self.resources.threads, self.gpus
+            found = ", ".join(sorted({f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in self.nodes}))
+            each = "" if largest == 1 else f" for each of its {largest} processes"
+            raise ConfigError(
+                f"a run needs a node with {cpus} CPUs and {gpus:g} GPUs{each}, got nodes with {found or 'nothing'}. "
+                "Use fewer --threads, a smaller --gpus-per-run or train.world_size, or more or larger nodes."
             )
 
-    def room(self) -> int:
+    def room(self, status: Status) -> int:
         """Processes that more runs may have.
 
+        Args:
+            status: Where the runs stand.
+
         Raises:
-            WorkError: All nodes that a run fits on have been gone for long.
+            WorkError: The nodes that a run fits on have been gone for long.
         """
         if time.monotonic() - self.counted > _SECONDS_BETWEEN_COUNTS:
             self.nodes, self.counted = self._nodes(), time.monotonic()
-            if any(map(self._fit, self.nodes)):
+            needing = self._in_flight() or status.waiting.values()
+            if self._share(largest_world(needing)) is not None:
                 self.had_nodes = self.counted
             elif self.counted - self.had_nodes > _SECONDS_WITHOUT_NODES:
                 raise WorkError(
@@ -173,47 +186,78 @@ class _Tasks:
                     "minutes. What is finished is kept; start it again once there are nodes."
                 )
         capacity = self.resources.workers or sum(map(self._fit, self.nodes))
-        return capacity - sum(map(world_size, self.flights.values()))
+        return capacity - sum(map(world_size, self._in_flight()))
 
     def submit(self, run: PlannedRun) -> None:
         """Put a run into Ray's queue."""
-        processes = world_size(run)
-        task = self.task.options(num_cpus=processes * self.resources.threads, num_gpus=processes * self.gpus)
-        root, here = self.store.root.resolve(), Path.cwd()
-        reference = task.remote(root, here, run, self.resources.threads, self.gpus > 0, self.perform)
-        self.flights[reference] = run
+        world, threads = world_size(run), self.resources.threads
+        task = partial(_task, self.store.root.resolve(), Path.cwd(), run, threads, self.gpus > 0)
+        if world == 1:
+            one = self.task.options(num_cpus=threads, num_gpus=self.gpus)
+            self.flights[one.remote(task, self.perform)] = run
+            return
+        share = self._share(world) or 1
+        bundle = {"CPU": float(share * threads)} | ({"GPU": share * self.gpus} if self.gpus else {})
+        self.groups.append(Group(self.ray, run, bundle=bundle, count=world // share, task=task, perform=self.perform))
 
-    def finished(self) -> list[tuple[PlannedRun, Any]]:
-        """The runs that ended, waiting a moment for the first."""
-        if not self.flights:
-            time.sleep(_SECONDS_BETWEEN_TICKS)
-            return []
-        first, rest = self.ray.wait(list(self.flights), num_returns=1, timeout=_SECONDS_BETWEEN_TICKS)
-        more: list[Any] = self.ray.wait(rest, num_returns=len(rest), timeout=0)[0] if first and rest else []
-        return [(self.flights.pop(one), one) for one in [*first, *more]]
+    def finished(self) -> list[tuple[PlannedRun, Outcome]]:
+        """The runs that ended, and how, waiting a moment for the first."""
+        ended: list[tuple[PlannedRun, Outcome]] = []
+        for reference in self._ended_tasks():
+            if reference in self.flights:
+                ended.append((self.flights.pop(reference), self._outcome(reference)))
+            else:
+                group = next(group for group in self.groups if reference in group.tasks)
+                group.note(reference, self._outcome(reference))
+        for group in [group for group in self.groups if group.is_over or self._has_lost_its_nodes(group)]:
+            self.groups.remove(group)
+            ended.append((group.run, group.verdict()))
+            group.end()
+        return ended
 
-    def land(self, line: Line, run: PlannedRun, reference: Any) -> None:
-        """What a task's end means for its run."""
+    def land(self, line: Line, run: PlannedRun, outcome: Outcome) -> None:
+        """What a run's end means for it."""
         from ray import exceptions
 
-        try:
-            failure = self.ray.get(reference)
-        except (exceptions.NodeDiedError, exceptions.LocalRayletDiedError):
+        if isinstance(outcome, (exceptions.NodeDiedError, exceptions.LocalRayletDiedError)):
             line.node_lost(run)
-            return
-        except (exceptions.WorkerCrashedError, exceptions.OutOfMemoryError):
+        elif isinstance(outcome, (exceptions.WorkerCrashedError, exceptions.OutOfMemoryError)):
             line.worker_died(run, _HINT)
-            return
-        except exceptions.RayError as error:
-            failure = Failure(run.run_id, type(error).__name__, _last_line(error))
-        if failure is None and not self._has_arrived(run):
-            failure = _not_shared(self.store.root, run, "its result did not arrive")
-        line.end(run, failure)
+        elif isinstance(outcome, Exception):
+            line.end(run, Failure(run.run_id, type(outcome).__name__, _last_line(outcome)))
+        elif outcome is None and not self._has_arrived(run):
+            line.end(run, _not_shared(self.store.root, run, "its result did not arrive"))
+        else:
+            line.end(run, outcome)
 
     def cancel(self) -> None:
         """End what is running; it goes on from its checkpoints at the next start."""
         for reference in self.flights:
             self.ray.cancel(reference, force=True)
+        for group in self.groups:
+            group.end()
+
+    def _has_lost_its_nodes(self, group: Group) -> bool:
+        """Whether the nodes left cannot take the group as it is, but could in smaller shares."""
+        world = world_size(group.run)
+        return (share := self._share(world)) is not None and share < world // group.count
+
+    def _ended_tasks(self) -> list[Any]:
+        tasks = [*self.flights, *(task for group in self.groups for task in group.tasks)]
+        if not tasks:
+            time.sleep(_SECONDS_BETWEEN_TICKS)
+            return []
+        first, rest = self.ray.wait(tasks, num_returns=1, timeout=_SECONDS_BETWEEN_TICKS)
+        return [*first, *(self.ray.wait(rest, num_returns=len(rest), timeout=0)[0] if first and rest else [])]
+
+    def _outcome(self, reference: Any) -> Outcome:
+        try:
+            return self.ray.get(reference)
+        except self.ray.exceptions.RayError as error:
+            return error
+
+    def _in_flight(self) -> list[PlannedRun]:
+        return [*self.flights.values(), *(group.run for group in self.groups)]
 
     def _has_arrived(self, run: PlannedRun) -> bool:
         if not self.store.is_done(run.run_id) and (folder := self.store.run_folder(run.run_id)).is_dir():
@@ -225,6 +269,12 @@ class _Tasks:
         alive = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         return [_Node(one.get("CPU", 0.0), one.get("GPU", 0.0)) for one in alive]
 
+    def _share(self, world: int) -> int | None:
+        """How many of a run's processes each task takes, so that it needs few nodes; None where nodes have no room."""
+        fits = [self._fit(node) for node in self.nodes]
+        shares = [share for share in range(world, 0, -1) if world % share == 0]
+        return next((share for share in shares if share * sum(fit // share for fit in fits) >= world), None)
+
     def _fit(self, node: _Node) -> int:
         """Processes of runs that a node has room for."""
         by_cpus = int(node.cpus // self.resources.threads)
@@ -232,6 +282,10 @@ class _Tasks:
             return by_cpus
         by_gpus = int(node.gpus) * self.resources.runs_per_gpu if self.gpus < 1 else int(node.gpus // self.gpus)
         return min(by_cpus, by_gpus)
+
+
+def _alone(task: Callable[[Perform], Failure | None], perform: Perform) -> Failure | None:
+    return task(perform)
 
 
 def _task(

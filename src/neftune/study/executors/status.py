@@ -85,8 +85,6 @@ class Line:
         Args:
             room: Processes that there is room for.
         """
-        if self._alone and any(self._deaths[run_id] for run_id in self.status.running):
-            return None
         if self._ready:
             run_id = self._ready[0][1]
         elif self._again and not (self._alone and self.status.running):
