@@ -1,5 +1,6 @@
 """The command line on wrong input: one clear message, the right exit code, no traceback."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,13 @@ def test_train_then_evaluate_then_compare_then_list(
         assert (folder / "model" / "config.json").is_file()
         assert main(["evaluate", "--run", str(folder)]) == 0
     assert "noise realised: alpha" in capsys.readouterr().err
+    of_a_study = tmp_path / "out" / "runs" / "abc"
+    shutil.copytree(folders[0], of_a_study)
+    (tmp_path / "out" / "studies").mkdir(exist_ok=True)
+    before = (of_a_study / "result.json").read_bytes()
+    assert main(["evaluate", "--run", str(of_a_study), "--evaluate.max-new-tokens", "3"]) == 2
+    assert (of_a_study / "result.json").read_bytes() == before
+    capsys.readouterr()
     assert main(["compare", str(folders[0]), str(folders[1])]) == 0
     assert "loss" in capsys.readouterr().out
     assert main(["list", "runs", "--out", str(tmp_path)]) == 0

@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,6 +85,22 @@ def test_what_is_done_is_not_done_again(recipe: Recipe, undisturbed: tuple[Path,
     run_study(recipe, choosing=HeldOut(), root=root, resources=TWO, watch=seen.append)
     assert {path: path.stat().st_mtime_ns for path in root.glob("runs/*/result.json")} == before
     assert len(seen) == 1
+
+
+def test_another_study_trains_only_what_no_study_has(
+    recipe: Recipe, undisturbed: tuple[Path, StudyResult], tmp_path: Path
+):
+    root = tmp_path / "shared"
+    shutil.copytree(undisturbed[0], root)
+    before = {path.parent.name: path.stat().st_mtime_ns for path in root.glob("runs/*/result.json")}
+    study = recipe.study.model_copy(update={"scientific": {"noise.alpha": [0, 9]}, "seeds": [1]})
+    other = recipe.model_copy(update={"name": "other", "question": "and at 9?", "study": study})
+    result = run_study(other, choosing=HeldOut(), root=root, resources=TWO)
+    after = {path.parent.name: path.stat().st_mtime_ns for path in root.glob("runs/*/result.json")}
+    (new,) = set(after) - set(before)
+    assert {name: after[name] for name in before} == before
+    assert {run.arm: run.run_id in before for run in result.planned} == {"baseline": True, "alpha=9": False}
+    assert result.records[new].alpha == 9
 
 
 def test_a_killed_worker_costs_an_attempt_and_no_result(

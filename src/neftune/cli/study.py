@@ -74,8 +74,9 @@ def _exit_code(result: StudyResult) -> int:
     """0 if every run is done, tuning apart, which finds what cannot run; 2 if all failures were wrong input; else 1."""
     import neftune.errors
 
-    kinds = [getattr(neftune.errors, failure.error, None) for failure in result.failures.values()]
+    needed = {run.run_id for run in result.planned if run.stage != "tune"}
+    failures = [failure for run_id, failure in result.failures.items() if run_id in needed]
+    kinds = [getattr(neftune.errors, failure.error, None) for failure in failures]
     if kinds and all(kind is not None and issubclass(kind, neftune.errors.InputError) for kind in kinds):
         return 2
-    needed = {run.run_id for run in result.planned if run.stage != "tune"}
     return 1 if result.to_come or needed - set(result.records) else 0

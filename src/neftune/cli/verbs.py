@@ -70,6 +70,7 @@ def evaluate(options: argparse.Namespace, knobs: list[str]) -> int:
         trained = read_record(_file(options.run / "result.json", "a run folder made by `neftune train`"))
         recipe = validate(Recipe, recipe_of_run(trained.config, options.run.name), source=str(options.run))
         only_sections(knobs, ("evaluate", "data"), "evaluate --run")
+        _not_of_a_study(options.run)
         config = first_run(with_knobs(recipe, options, knobs))
         model = config.model.model_copy(update={"path": str(options.run / "model"), "adapter": "none"})
         folder = options.run
@@ -101,6 +102,16 @@ def evaluate(options: argparse.Namespace, knobs: list[str]) -> int:
     show(_score_table(record))
     show(f"{folder / 'result.json'}")
     return 0
+
+
+def _not_of_a_study(folder: Path) -> None:
+    """Refuse a run of a study, whose result has to stay what its id says."""
+    parent = folder.resolve().parent
+    if parent.name == "runs" and (parent.parent / "studies").is_dir():
+        raise ConfigError(
+            f"evaluate --run writes its result into a folder made by `neftune train`, got {folder}, a run of a study, "
+            f"whose result must stay as it is. Name its weights in a recipe: --model.path {folder / 'model'}."
+        )
 
 
 def _every_variant(config: RunConfig) -> RunConfig:

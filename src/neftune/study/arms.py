@@ -33,6 +33,9 @@ BLOCK_KNOBS = (
 )
 """Knobs that change the model or what it is asked: their values are blocks, for no pair of prompts is shared."""
 
+NOT_AXES = ("seed", "stop_at_train_loss_of", "evaluate.parts")
+"""Settings that are the study's own to make: its seeds, its controls, and the parts that a stage may see."""
+
 _LABELS = {
     "data.seed": "world",
     "model.path": "model",
@@ -81,6 +84,7 @@ def arms_of(recipe: Recipe) -> tuple[Arm, ...]:
         if key in found and not config.noise.is_off:
             raise ConfigError(f"arms must differ from each other, got {dict(found[key][0])} and {dict(setting)}.")
         found.setdefault(key, (setting, config))
+    _refuse_idle_knobs(recipe, [config for _, config in found.values()])
     quiet = {_without_noise(config): setting for setting, config in found.values() if config.noise.is_off}
     if not quiet:
         raise ConfigError(
@@ -165,13 +169,27 @@ def _settings(recipe: Recipe) -> list[Setting]:
     return [*(product(axes) if axes or not study.arms else []), *study.arms]
 
 
+def _refuse_idle_knobs(recipe: Recipe, configs: Sequence[RunConfig]) -> None:
+    """Refuse to compare settings of adapters in a study that has none: arms would differ in name alone."""
+    study = recipe.study
+    knobs = {*study.scientific, *study.nuisance, *study.blocks, *(knob for arm in study.arms for knob in arm)}
+    idle = sorted(knob for knob in knobs if knob.startswith("model.lora."))
+    axes = {**study.nuisance, **study.blocks}
+    adapters = {config.model.adapter for config in configs} | {str(one) for one in axes.get("model.adapter", ())}
+    if idle and adapters == {"none"}:
+        raise ConfigError(
+            f"{idle[0]} is a setting of adapters, and no run of this study has one (model.adapter none), so that its "
+            "values would be one run under several names. Set model.adapter to lora or dora."
+        )
+
+
 def _without_noise(config: RunConfig) -> str:
     return content_hash(config.model_dump(mode="json", exclude={"noise"}))
 
 
 def _check_axes(recipe: Recipe) -> None:
     study = recipe.study
-    known = [name for name in knob_names(RunConfig) if name not in ("seed", "stop_at_train_loss_of")]
+    known = [name for name in knob_names(RunConfig) if name not in NOT_AXES]
     open_groups = mapping_knobs(RunConfig)
     axes = {"scientific": study.scientific, "nuisance": study.nuisance, "blocks": study.blocks}
     named = [(f"study.{kind}", knob) for kind, group in axes.items() for knob in group]

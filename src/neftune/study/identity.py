@@ -21,6 +21,10 @@ DETERMINING = (
     "config/run.py",
     "study/run.py",
     "study/data.py",
+    "study/rank.py",
+    "study/launch.py",
+    "study/agent.py",
+    "study/nodes.py",
 )
 """Code that a run's result depends on; analysis and report can change without training anything again."""
 
