@@ -93,7 +93,7 @@ def test_another_study_trains_only_what_no_study_has(
     root = tmp_path / "shared"
     shutil.copytree(undisturbed[0], root)
     before = {path.parent.name: path.stat().st_mtime_ns for path in root.glob("runs/*/result.json")}
-    study = recipe.study.model_copy(update={"scientific": {"noise.alpha": [0, 9]}, "seeds": [1]})
+    study = recipe.study.model_copy(update={"scientific": {"noise.alpha": [0.0, 9.0]}, "seeds": [1]})
     other = recipe.model_copy(update={"name": "other", "question": "and at 9?", "study": study})
     result = run_study(other, choosing=HeldOut(), root=root, resources=TWO)
     after = {path.parent.name: path.stat().st_mtime_ns for path in root.glob("runs/*/result.json")}
