@@ -194,5 +194,6 @@ def test_what_cannot_be_written_is_said(tmp_path: Path):
         export(store, tmp_path / "file", studies=["synthetic"])
     with pytest.raises(ConfigError, match="must hold the study 'none'; it holds synthetic"):
         export(store, tmp_path / "tables", studies=["none"])
+    assert not (tmp_path / "tables").exists()
     with pytest.raises(ConfigError, match="export needs a study"):
         export(Store(tmp_path / "empty"), tmp_path / "tables", studies=[])

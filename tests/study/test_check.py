@@ -138,3 +138,10 @@ def test_a_strength_can_be_an_axis_and_0_in_it_is_the_plain_baseline():
     configs = [run_config(with_overrides(settings_of(recipe), arm.setting)) for arm in arms_of(recipe)]
     assert [config.train.regularizers for config in configs] == [{}, {"dropout": 0.1}, {}, {"dropout": 0.1}]
     assert configs[0] == run_config({"noise": {"alpha": 0}})
+
+
+def test_benchmarks_that_only_the_confirmation_asks_for_are_read_before_the_first_run(tmp_path):
+    settings = {"benchmarks": {"tasks": ["arc_challenge"], "data": str(tmp_path)}}
+    recipe = Recipe.model_validate({"name": "r", "evaluate": settings, "study": {"confirm_seeds": [9]}})
+    with pytest.raises(DataError, match="ARC-Challenge"):
+        check_recipe(recipe)

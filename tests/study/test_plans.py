@@ -73,7 +73,7 @@ def test_finished_runs_that_drop_out_stay_planned_in_the_earlier_plan(store: Sto
 def test_other_code_gives_other_runs_and_says_so(store: Store):
     store.write_study("s", recipe(), [run("a2"), run("b2", 1)])
     (said,) = store.read_plan("s").earlier
-    assert said.endswith("code, libraries, data or weights are no longer the same.")
+    assert said.endswith("code, libraries, data or weights are others, or an arm was left out.")
 
 
 def test_a_plan_that_will_grow_again_says_nothing_and_forgets_nothing(store: Store):

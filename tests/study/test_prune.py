@@ -109,6 +109,14 @@ def test_a_run_that_finished_meanwhile_stays(store: Store):
     assert store.is_done("failed")
 
 
+def test_a_run_that_a_study_has_planned_meanwhile_stays(store: Store):
+    every = removals(store, Wanted())
+    store.write_study("three", {"name": "three"}, [run("orphan")])
+    _, left = remove(store, every)
+    assert [one.run_id for one in left] == ["orphan"]
+    assert store.is_done("orphan")
+
+
 def test_a_studys_half_written_file_goes_once_it_is_old(store: Store):
     path = store.study_folder("one") / ".report.html.abcd_123"
     path.write_text("<html")
@@ -132,5 +140,5 @@ def test_half_a_removal_leaves_no_half_run(store: Store, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("shutil.rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
-        remove(store, [Removal(store.run_folder("mine"), "run that no study plans", 0, "mine", done=True)])
-    assert not store.is_done("mine")
+        remove(store, [Removal(store.run_folder("orphan"), "run that no study plans", 0, "orphan", done=True)])
+    assert not store.is_done("orphan")

@@ -17,6 +17,7 @@ def run(options: argparse.Namespace, knobs: list[str]) -> int:
     from neftune.analysis.verdict import check_rule
     from neftune.cli.estimate import check_options, dry_run
     from neftune.cli.progress import Progress
+    from neftune.study.executors import executors
     from neftune.study.study import run_study
 
     recipe = read_with_knobs(options, knobs)
@@ -26,6 +27,7 @@ def run(options: argparse.Namespace, knobs: list[str]) -> int:
     check_rule(recipe.study.decision, has_judge=judge is not None, judges_later=judge == LATER)
     check_choices(recipe)
     resources = study_resources(options)
+    executors[options.executor]
     if options.dry_run:
         workers = resources.workers or max(1, (os.cpu_count() or 1) // resources.threads)
         return dry_run(recipe, options, workers=workers)

@@ -63,6 +63,8 @@ def export(
     """
     if not studies and not strays:
         raise ConfigError(f"export needs a study, and {store.root} holds none. Name another folder with --out.")
+    for name in studies:
+        store.read_plan(name)  # One that does not exist leaves no empty folder.
     with _tables(folder) as tables:
         seen = _Seen(tables)
         for name in studies:

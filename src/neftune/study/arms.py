@@ -112,10 +112,20 @@ def search_arm(knob: str, value: float) -> Arm:
 
 
 def search_values(recipe: Recipe) -> list[float]:
-    """The values of the recipe's search in rising order, three significant digits each, the baseline's 0 left out."""
+    """The values of the recipe's search in rising order, three significant digits each, the baseline's 0 left out.
+
+    Raises:
+        ConfigError: The points lie so close that some are the same.
+    """
     search = recipe.study.search
     ratio = search.high / search.low
-    return [rounded(search.low * ratio ** (i / (search.points - 1))) for i in range(search.points)]
+    values = [rounded(search.low * ratio ** (i / (search.points - 1))) for i in range(search.points)]
+    if len(set(values)) != len(values):
+        raise ConfigError(
+            f"study.search takes values that differ in three significant digits, got {search.points} points from "
+            f"{search.low:g} to {search.high:g}, of which {len(set(values))} do. Ask for fewer, or a wider range."
+        )
+    return values
 
 
 def rounded(value: float) -> float:

@@ -52,15 +52,19 @@ def check_recipe(recipe: Recipe) -> None:
     Raises:
         ConfigError: The part on which choices are made, or the one that is judged, is not evaluated, or a control
             variant cannot be asked.
-        UnknownNameError: A control variant is in no registry.
+        UnknownNameError: A control variant or a benchmark is in no registry.
+        DataError: A benchmark's file is missing or broken.
     """
     if not {"heldout", "test"} <= set(recipe.evaluate.parts):
         raise ConfigError(
             "evaluate.parts must have heldout (choices are made on it) and test (judged on), "
             f"got {recipe.evaluate.parts}."
         )
-    # Before a confirmation no run is asked under variants, and what is wrong with them would be found at its end.
+    # Before a confirmation no run is asked under variants or given benchmarks: what is wrong with them would be found
+    # at its end.
     _check_variants(RunConfig(evaluate=recipe.evaluate))
+    if recipe.evaluate.benchmarks.tasks:
+        _check_benchmarks(recipe.evaluate.benchmarks.model_dump_json())
 
 
 def _check_training(config: RunConfig) -> None:

@@ -148,7 +148,9 @@ def _what_changed(before: Plan, now: Plan, done: set[str], dropped: set[str]) ->
     # A plan that is still growing may come back to runs that it lacks: a failed run of an early stage is tried again.
     if not dropped or (now.to_come and not axes):
         return ""
-    why = f"{', '.join(axes)} changed" if axes else "code, libraries, data or weights are no longer the same"
+    why = (
+        f"{', '.join(axes)} changed" if axes else "code, libraries, data or weights are others, or an arm was left out"
+    )
     return f"{_count(dropped)} finished by an earlier plan and not part of this one: {why}."
 
 

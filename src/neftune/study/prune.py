@@ -15,6 +15,8 @@ from neftune.study.plans import EARLIER, planned_ids
 from neftune.study.store import Store
 
 _NAMED = "study that was named"
+_EARLIER = "earlier plan"
+_UNPLANNED = "run that no study plans"
 
 _SECONDS_A_WRITE_TAKES = 3600
 """A half-written file of a study that is younger may be one that is being written."""
@@ -74,10 +76,7 @@ def removals(store: Store, wanted: Wanted) -> tuple[Removal, ...]:
     for name in wanted.studies:
         if name not in known:
             raise ConfigError(f"{store.root} must hold the study {name!r}; it holds {', '.join(known) or 'none'}.")
-    kept = [name for name in known if name not in wanted.studies]
-    needed = {
-        run_id for name in kept for run_id in planned_ids(store.study_folder(name), earlier=not wanted.earlier_plans)
-    }
+    needed = _Needed(store, without=wanted.studies, earlier=not wanted.earlier_plans).now()
     found = [one for run_id in store.runs() for one in _of_run(store, run_id, wanted, is_needed=run_id in needed)]
     return (*found, *_of_studies(store, wanted))
 
@@ -85,7 +84,8 @@ def removals(store: Store, wanted: Wanted) -> tuple[Removal, ...]:
 def remove(store: Store, found: Sequence[Removal]) -> tuple[tuple[Removal, ...], tuple[Removal, ...]]:
     """Remove what was found; gives what went, and what was left because a process works on it.
 
-    A study that was named stays while a run that would go with it is being worked on.
+    A study that was named stays while a run that would go with it is being worked on. A run that a study has planned
+    since it was found stays too.
 
     Args:
         store: Where it was found.
@@ -96,6 +96,8 @@ def remove(store: Store, found: Sequence[Removal]) -> tuple[tuple[Removal, ...],
     """
     gone: list[Removal] = []
     left: list[Removal] = []
+    named = [one.path.name for one in found if one.why == _NAMED]
+    needed = _Needed(store, without=named, earlier=all(one.why != _EARLIER for one in found))
     for one in found:
         if not one.run_id and not (left and one.why == _NAMED):
             _delete(one.path)
@@ -105,10 +107,31 @@ def remove(store: Store, found: Sequence[Removal]) -> tuple[tuple[Removal, ...],
         else:
             with store.claim_if_free(one.run_id) as held:
                 idle = held and store.is_done(one.run_id) == one.done
+                idle = idle and not (one.why == _UNPLANNED and one.run_id in needed.now())
                 (gone if idle else left).append(one)
                 if idle:
                     _delete(one.path)
     return tuple(gone), tuple(left)
+
+
+@dataclass
+class _Needed:
+    """Ids of the runs that studies plan, read again when a plan has changed."""
+
+    store: Store
+    without: Sequence[str]
+    earlier: bool
+    _seen: tuple[tuple[Path, int], ...] | None = None
+    _ids: frozenset[str] = frozenset()
+
+    def now(self) -> frozenset[str]:
+        kept = [self.store.study_folder(name) for name in self.store.studies() if name not in self.without]
+        paths = sorted(path for folder in kept for path in folder.glob("*plan*.json"))
+        seen = tuple((path, path.stat().st_mtime_ns) for path in paths)
+        if seen != self._seen:
+            self._ids = frozenset(one for folder in kept for one in planned_ids(folder, earlier=self.earlier))
+            self._seen = seen
+        return self._ids
 
 
 def _of_run(store: Store, run_id: str, wanted: Wanted, *, is_needed: bool) -> Iterator[Removal]:
@@ -129,7 +152,7 @@ def _of_run(store: Store, run_id: str, wanted: Wanted, *, is_needed: bool) -> It
 def _why_whole(store: Store, run_id: str, wanted: Wanted, *, is_needed: bool, done: bool) -> str:
     """Why a run's whole folder can go; "" where it cannot."""
     if not is_needed:
-        return "run that no study plans"
+        return _UNPLANNED
     failed = store.has_failed(run_id)
     if wanted.failed and failed and not done:
         return "failed run"
@@ -144,7 +167,7 @@ def _of_studies(store: Store, wanted: Wanted) -> Iterator[Removal]:
             yield _removal(folder, _NAMED)
             continue
         for path in sorted(folder.glob(EARLIER)) if wanted.earlier_plans else ():
-            yield _removal(path, "earlier plan")
+            yield _removal(path, _EARLIER)
         for path in _half_written(folder):
             if time.time() - path.stat().st_mtime > _SECONDS_A_WRITE_TAKES:
                 yield _removal(path, "half-written file")
