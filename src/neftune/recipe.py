@@ -1,7 +1,7 @@
 """Recipes on disk: YAML in, dotted overrides applied, one resolved file out."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_origin
 
@@ -75,28 +75,24 @@ def validate(kind: type[K], values: Mapping[str, Any], *, source: str) -> K:
         raise ConfigError(f"{source}: " + "\n  ".join(lines)) from error
 
 
-def knob_names(kind: type[BaseModel], prefix: str = "") -> list[str]:
+def knob_names(kind: type[BaseModel]) -> list[str]:
     """Every dotted knob of a kind of settings."""
-    names: list[str] = []
-    for name, info in kind.model_fields.items():
-        annotation = info.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            names += knob_names(annotation, f"{prefix}{name}.")
-        else:
-            names.append(prefix + name)
-    return names
+    return [name for name, _ in _knobs(kind)]
 
 
-def mapping_knobs(kind: type[BaseModel], prefix: str = "") -> list[str]:
+def mapping_knobs(kind: type[BaseModel]) -> list[str]:
     """Every dotted knob that holds a mapping of names to values, whose entries can be set one by one."""
-    names: list[str] = []
+    return [name for name, annotation in _knobs(kind) if get_origin(annotation) is dict]
+
+
+def _knobs(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every dotted knob with its annotation."""
     for name, info in kind.model_fields.items():
         annotation = info.annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            names += mapping_knobs(annotation, f"{prefix}{name}.")
-        elif get_origin(annotation) is dict:
-            names.append(prefix + name)
-    return names
+            yield from _knobs(annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name, annotation
 
 
 class _Loader(yaml.SafeLoader):
