@@ -3,18 +3,11 @@
 import json
 import math
 import multiprocessing
-import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from neftune.analysis.choosing import HeldOut
 from neftune.config import KnobValue, Recipe
@@ -131,36 +124,3 @@ def test_a_run_that_diverges_fails_alone_and_says_why(recipe: Recipe, tmp_path: 
     assert len(result.records) == 2
     again = Store(tmp_path).read_study("tiny")
     assert set(again.failures) == set(result.failures)
-
-
-def test_killed_at_random_moments_equals_undisturbed(
-    recipe: Recipe, undisturbed: tuple[Path, StudyResult], tmp_path: Path
-):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
-    command = [
-        sys.executable,
-        "-m",
-        "neftune.cli.main",
-        "study",
-        str(path),
-        "--out",
-        str(tmp_path / "out"),
-        "--workers",
-        "1",
-    ]
-    rng = random.Random(0)
-    stamps: dict[Path, int] = {}
-    for _ in range(3):
-        driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(rng.uniform(4, 14))
-        driver.send_signal(signal.SIGKILL)
-        driver.wait()
-        for file, stamp in stamps.items():
-            assert file.stat().st_mtime_ns == stamp, "nothing finished is done twice"
-        stamps = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("runs/*/result.json")}
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "100"})
-    assert done.returncode == 0, done.stderr
-    for file, stamp in stamps.items():
-        assert file.stat().st_mtime_ns == stamp
-    assert numbers(tmp_path / "out") == numbers(undisturbed[0])

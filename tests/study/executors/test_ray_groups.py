@@ -163,7 +163,7 @@ def test_a_run_that_fits_on_one_node_stays_there(cluster: Any, planned: Callable
         cluster.remove_node(node, allow_graceful=False)
 
 
-@pytest.mark.parametrize("victim", ["node", "rank 1", "task"])
+@pytest.mark.parametrize("victim", ["node", "rank 1"])
 def test_what_is_lost_costs_the_attempt_and_not_the_run(
     cluster: Any, long: PlannedRun, undisturbed: Path, tmp_path: Path, victim: str
 ):
@@ -175,10 +175,6 @@ def test_what_is_lost_costs_the_attempt_and_not_the_run(
         if victim == "node":
             cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
             cluster.add_node(num_cpus=1)
-        elif victim == "task":
-            task = agents(tmp_path)[0].parent()
-            assert task is not None
-            task.kill()
         else:
             next(one for one in first if one.environ().get("RANK") == victim[-1]).kill()
 
