@@ -275,3 +275,16 @@ def test_the_order_of_effects_does_not_matter():
     effects = study_effects(study)
     assert decide(study, effects).sentence.split(";")[0] in decide(study, tuple(effects)).sentence
     assert decide(study, effects[::-1]).kind == decide(study, effects).kind
+
+
+def test_a_win_rate_is_said_to_be_against_whom_it_is():
+    result = make_study()
+    effects = study_effects(result)
+    plain = decide(result, effects)
+    assert "win rate against the baseline differs from even" in plain.sentence
+    quiet = "nsr=0, dropout=0.1"
+    planned = [replace(run, against=quiet) if run.arm == plain.arm else run for run in result.planned]
+    planned = [replace(run, arm=quiet) if run.is_baseline else run for run in planned]
+    other = replace(result, planned=tuple(planned))
+    said = decide(other, study_effects(other)).sentence
+    assert f"win rate against {quiet} differs from even" in said

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from neftune.report.evidence import gather
 from neftune.report.figures import figures
 from neftune.report.forest import BAD, effects_table, forest, kinds
 from neftune.report.overview import ARM_COLOURS, BASELINE_COLOUR, CONTROL_COLOURS
+from tests.synthetic_designs import make_design, product
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:plotly")
 
@@ -100,3 +102,17 @@ def test_the_example_on_the_page_about_figures_draws(evidence, monkeypatch):
     figure = figures["dose"](evidence)
     assert len(figure.panels[0].spec["data"]) == len(evidence.overview.runs)
     graph_objects.Figure(figure.panels[0].spec)
+
+
+def test_a_row_is_as_high_as_its_arms_label():
+    """Names of three lines, as a list of arms has them, do not run into each other."""
+    long = make_design(
+        product({"noise.nsr": (0, 0.3), "train.regularizers.attention_dropout": (0, 0.1), "train.epochs": (1, 2)}),
+        lambda _: 0.0,
+    )
+    kind = next(one for one in kinds(gather(long)) if "loss" in one.metrics)
+    (panel,) = [one for one in forest(gather(long), kind).panels if one.id == "forest-loss"]
+    labels = panel.spec["layout"]["yaxis"]["ticktext"]
+    most = max(label.count("<br>") + 1 for label in labels)
+    assert most >= 2
+    assert panel.spec["layout"]["height"] >= 13 * most * len(labels)

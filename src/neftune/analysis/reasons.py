@@ -67,7 +67,9 @@ def verdict_sentence(
     if not judged:
         return f"No evidence for {arm}: its {metric} could not be computed on the test part."
     numbers = "; ".join(f"{interval_phrase(e, rule.confidence)}{place(e)}" for e in judged)
-    from_what = "even" if rule.judge_by in ("win_rate", "lc_win_rate") else reference_phrase(judged)
+    is_rate = rule.judge_by in ("win_rate", "lc_win_rate")
+    metric = metric.replace("the baseline", reference_phrase(judged)) if is_rate else metric
+    from_what = "even" if is_rate else reference_phrase(judged)
     samples = "; ".join(dict.fromkeys(sample_phrase(e) for e in judged))
     said = f"on the test part its {metric} differs from {from_what} by {numbers} ({samples})"
     if kind == "use":

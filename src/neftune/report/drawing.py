@@ -74,9 +74,18 @@ def _titled(axis: dict[str, Any]) -> dict[str, Any]:
     return axis if title is None else {**axis, "title": {"text": plotly_text(title), "standoff": 8}}
 
 
+LABEL_LINE = 13
+"""Pixels of one line of an axis label."""
+
+
 def arm_label(arm: Arm, *, width: int = 16) -> str:
     """An arm's name as an axis label, broken into short lines."""
     return "<br>".join(map(plotly_text, textwrap.wrap(arm.name, width)[:3])) or " "
+
+
+def label_height(labels: Sequence[str]) -> int:
+    """Pixels that the tallest of some axis labels needs, so that none runs into the next."""
+    return 4 + LABEL_LINE * max((label.count("<br>") + 1 for label in labels), default=1)
 
 
 def line(x: Sequence[float], y: Sequence[float | None], arm: Arm, *, dash: str = "solid", name: str = "") -> Trace:

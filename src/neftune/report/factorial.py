@@ -216,7 +216,7 @@ def p_text(value: float) -> str:
 def _notes(found: Sequence[Factorial]) -> Iterator[str]:
     yield (
         "A main effect compares arms that differ in nothing else, mean over the other knobs' settings; an interaction "
-        "is the difference of such differences. Colour: clear after Holm's correction."
+        "is the difference of such differences. Colour: a main effect that is clear after Holm's correction."
     )
     missing = dict.fromkeys(arm for one in found for arm in one.missing)
     if missing:

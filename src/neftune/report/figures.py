@@ -174,7 +174,7 @@ def _win_panel(evidence: Evidence, block: str, number: int) -> Panel | None:
         "range": [-0.6, len(rates) - 0.4],
         "showgrid": False,
     }
-    height = 62 + 30 * len(rates)
+    height = 62 + max(30, drawing.label_height(ticks["ticktext"])) * len(rates)
     spec = drawing.spec(data, x={"title": "win rate, %", "nticks": 6, "tickangle": 0}, y=ticks, height=height, left=8)
     spec["layout"]["shapes"] = [drawing.vertical(50, dash="dot")]
     said = [f"{a.name}: raw {raw:.1f}%, length-controlled {numbers.number(lc)}%" for a, raw, lc in reversed(rates)]

@@ -88,10 +88,11 @@ def _panel(evidence: Evidence, name: str, effects: Sequence[Effect]) -> Panel:
     arms = [arm for arm in evidence.overview.arms if any(effect.arm == arm.name for effect in effects)]
     blocks = evidence.overview.blocks
     data = [trace for place, arm in enumerate(reversed(arms)) for trace in _marks(metric, arm, place, blocks, effects)]
-    height = 62 + len(arms) * (ROW_HEIGHT + BLOCK_HEIGHT * len(blocks))
+    labels = [drawing.arm_label(arm) for arm in reversed(arms)]
+    height = 62 + len(arms) * max(ROW_HEIGHT + BLOCK_HEIGHT * len(blocks), drawing.label_height(labels))
     ticks = {
         "tickvals": list(range(len(arms))),
-        "ticktext": [drawing.arm_label(arm) for arm in reversed(arms)],
+        "ticktext": labels,
         "range": [-0.6, len(arms) - 0.4],
         "showgrid": False,
     }
